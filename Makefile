@@ -1,0 +1,56 @@
+# `make run`: install, then the main job end to end. `make test`: install, then the tests. Nothing else is needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+DEV_STAMP := $(STAMP)-dev
+CONFIG ?= configs/quick.toml
+
+.PHONY: run setup check test test-services server worker deploy clean
+
+run: $(STAMP)
+	$(BIN)/ddlm run $(CONFIG)
+
+setup: $(DEV_STAMP)
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_architecture.py
+
+test: $(DEV_STAMP)
+	$(BIN)/pytest -q -m "not services"
+
+test-services: $(DEV_STAMP)
+	$(BIN)/pytest -q -m services
+
+# A Prefect server with its web page on http://127.0.0.1:4200, then a worker, then the deployments.
+server: $(STAMP)
+	$(BIN)/prefect server start --host 127.0.0.1
+
+worker: $(STAMP)
+	$(BIN)/prefect worker start --pool cpu --work-queue training --work-queue scheduled
+
+deploy: $(STAMP)
+	$(BIN)/prefect work-pool create cpu --type process --overwrite
+	$(BIN)/prefect work-queue create training --pool cpu --priority 1
+	$(BIN)/prefect work-queue create scheduled --pool cpu --priority 5
+	$(BIN)/prefect --no-prompt deploy --all
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# The stamps' names hold a checksum of what is asked for: an edited pyproject.toml or constraints.txt installs again.
+$(STAMP): | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export]"
+	touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export,dev]"
+	touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
+		{ echo "make: $(PYTHON) is missing or older than Python 3.11; run make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,72 @@
+"""The command line. Heavy imports happen inside the commands: `ddlm --help` answers at once."""
+
+import errno
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ddlm import __version__
+from ddlm.cli import machine, models, runs
+from ddlm.config import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Small discrete diffusion language models: train, judge honestly, watch denoising, put on a Jetson.",
+    epilog="First run: [bold]ddlm run configs/quick.toml[/bold]",
+)
+for part in (runs, models, machine):
+    part.add_to(app)
+
+STORAGE_FAULTS = {
+    errno.ENOSPC: "the disk is full; free some room and run the same command again, it continues",
+    errno.EDQUOT: "the disk quota is used up; free some room and run the same command again, it continues",
+    errno.EROFS: "the file system is read-only; set DDLM_HOME to a folder that can be written",
+    errno.EACCES: "no permission; set DDLM_HOME to a folder that can be written",
+    errno.EPERM: "no permission; set DDLM_HOME to a folder that can be written",
+}
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command. Exit code 2: the user's mistake, in one line. 1: a failure. 130: Ctrl-C."""
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    logging.getLogger("ddlm").setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.getLogger("ddlm").addHandler(handler)
+    logging.getLogger("ddlm").propagate = False
+    try:
+        app()
+    except KeyboardInterrupt:
+        fail("stopped; the same command continues where it was", 130)
+    except Exception as error:
+        if os.environ.get("DDLM_DEBUG"):
+            raise
+        fail(*explain(error))
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line and an exit code for whatever ended a command."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split()), 2
+    if isinstance(error, OSError) and error.errno in STORAGE_FAULTS:
+        return f"{error.filename or 'writing'}: {STORAGE_FAULTS[error.errno]}", 2
+    return f"{type(error).__name__}: {' '.join(str(error).split())} (DDLM_DEBUG=1 shows where)", 1
+
+
+def fail(line: str, code: int) -> None:
+    typer.echo(f"ddlm: {line}", err=True)
+    sys.exit(code)

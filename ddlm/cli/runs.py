@@ -1,0 +1,89 @@
+"""`ddlm run` and `ddlm config`."""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddlm.config import UserError, dump_toml, parse_override
+from ddlm.experiment import load_experiment
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="An experiment's TOML.", show_default=False)]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("run")(run)
+    app.command("config")(config)
+
+
+def run(
+    path: ConfigArgument,
+    set_: SetOption = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    force: Annotated[list[str] | None, typer.Option(help="Rebuild this stage; may be repeated.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every byte of cached artifacts.")] = False,
+    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Plainly, without a Prefect server.")] = False,
+) -> None:
+    """The whole pipeline in this process: corpus to Jetson bundle, cached and resumable.
+
+    Examples:
+
+      ddlm run configs/quick.toml
+
+      ddlm run configs/quick.toml --set corpus.source=stories.txt --set training.steps=2000
+
+      ddlm run configs/quick.toml --until train
+    """
+    from ddlm.experiment.stages import Session, require_stage, run_plainly
+
+    overrides = dict(map(parse_override, set_ or []))
+    experiment = load_experiment(path, overrides)
+    if until:
+        require_stage(until)
+    session = Session(experiment, force=frozenset(force or []), verify=verify)
+    if no_prefect:
+        done = run_plainly(session, until)
+        show(session.finish(done))
+        return
+    found = {entry.name: entry for entry in entry_points(group="ddlm.flows")}
+    if "full-pipeline" not in found:
+        raise UserError("the flows are not installed; run `pip install -e .` in the project, or give --no-prefect")
+    show(found["full-pipeline"].load()(session, str(path), overrides, until))
+
+
+def config(path: ConfigArgument, set_: SetOption = None) -> None:
+    """The resolved experiment as TOML; nothing is run.
+
+    Example: ddlm config configs/quick.toml --set model.d_model=512
+    """
+    typer.echo(dump_toml(load_experiment(path, dict(map(parse_override, set_ or [])))), nl=False)
+
+
+def show(summary: object) -> None:
+    """One table: scores, the best sample, the paths, and what to try next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ddlm.experiment.view import Summary
+
+    assert isinstance(summary, Summary)
+    table = Table(title=summary.name, show_header=False, title_justify="left", min_width=60)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("stages", ", ".join(f"{name} {state}" for name, state in summary.stages.items()), end_section=True)
+    for label, value in summary.rows():
+        table.add_row(label, value)
+    table.add_section()
+    table.add_row("best sample", summary.best_sample, end_section=True)
+    if summary.decision:
+        table.add_row("registry", summary.decision, end_section=True)
+    for item in sorted(summary.folder.iterdir()):
+        table.add_row("" if table.rows[-1].style else "file", str(item))
+    table.add_section()
+    for command in summary.next_commands():
+        table.add_row("try", command)
+    Console().print(table)

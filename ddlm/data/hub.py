@@ -1,0 +1,121 @@
+"""Hub datasets: which commit, and its rows as a stream."""
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ddlm.config import UserError
+from ddlm.data import CorpusConfig
+
+logger = logging.getLogger(__name__)
+
+OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def looks_like_an_id(source: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", source) is not None
+
+
+def find_commit(corpus: CorpusConfig) -> str | None:
+    """The commit that `corpus.revision` (else the main branch) is at. A full commit id is taken at its word.
+
+    None when the hub can't be reached and the bundled sample stands in. Waits `corpus.hub_timeout_s` at most.
+    Raises: UserError when there is no such dataset, or no hub and offline="error".
+    """
+    if corpus.offline == "error" and COMMIT.fullmatch(corpus.revision or ""):
+        return corpus.revision
+    try:
+        commit = ask_hub(corpus)
+    except ConnectionError as error:
+        if corpus.offline == "error":
+            raise UserError(
+                f"corpus.source {corpus.source}: the hub can't be reached ({error}); take a local file or folder, "
+                'corpus.source="sample", or corpus.offline="sample"'
+            ) from None
+        logger.warning(
+            "THE HUB CAN'T BE REACHED (%s): training on the few bundled sample stories instead of %s. "
+            "The model will be much worse than on the dataset itself.",
+            error, corpus.source,
+        )  # fmt: skip
+        return None
+    logger.info("corpus: %s at commit %s", corpus.source, commit)
+    return commit
+
+
+def ask_hub(corpus: CorpusConfig) -> str:
+    """The dataset's commit. Raises: ConnectionError when the hub does not answer in time, UserError when it says no."""
+    switch = next(
+        (name for name in OFFLINE_SWITCHES if os.environ.get(name, "0").upper() in ("1", "ON", "YES", "TRUE")), None
+    )
+    if switch:
+        raise ConnectionError(f"{switch} is set")
+    answer: list[str | Exception] = []
+    # Neither DNS nor a trickle of bytes obeys the client's own timeout; a daemon thread can be left behind.
+    asking = threading.Thread(target=lambda: answer.append(_commit_or_error(corpus)), daemon=True)
+    asking.start()
+    asking.join(corpus.hub_timeout_s)
+    if not answer:
+        raise ConnectionError(f"no answer in {corpus.hub_timeout_s:g} s")
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    return answer[0]
+
+
+def open_splits(corpus: CorpusConfig, commit: str, *, train: str, validation: str) -> dict[str, Iterator[object]]:
+    """Streams of the text column, by `train` and, where the dataset has it, `validation`.
+
+    Raises: UserError when a split or the column does not exist.
+    """
+    from datasets import load_dataset
+
+    try:
+        ask_hub(corpus)
+        splits = load_dataset(corpus.source, corpus.name, revision=commit, streaming=True)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"corpus.source {corpus.source}: {_first_line(error)}") from None
+    if train not in splits:
+        raise UserError(f"corpus.train_split {train!r}: {corpus.source} has {', '.join(splits)}; take one of them")
+    names = {"train": train, "validation": validation}
+    return {ours: _texts(corpus, splits[name]) for ours, name in names.items() if name in splits}
+
+
+def _texts(corpus: CorpusConfig, rows: Iterable[dict[str, Any]]) -> Iterator[object]:
+    from httpx import HTTPError
+
+    try:
+        for row in rows:
+            if corpus.text_field not in row:
+                raise UserError(
+                    f"corpus.source {corpus.source}: no column {corpus.text_field!r}; it has {', '.join(row)}; "
+                    "set corpus.text_field"
+                )
+            yield row[corpus.text_field]
+    except HTTPError as error:  # what httpx raises is no OSError, so nobody would know that it is worth a retry
+        raise ConnectionError(f"corpus.source {corpus.source}: the hub broke off ({_first_line(error)})") from error
+
+
+def _commit_or_error(corpus: CorpusConfig) -> str | Exception:
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub import errors as hub_errors
+
+    refusals = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        info = api.dataset_info(corpus.source, revision=corpus.revision, timeout=corpus.hub_timeout_s)
+    except refusals as error:
+        return UserError(
+            f"corpus.source {corpus.source}: the hub does not give it ({type(error).__name__}); "
+            "check the id and corpus.revision, or set HF_TOKEN where it is private or gated"
+        )
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: a login page of some network, not JSON
+        return ConnectionError(_first_line(error))
+    return str(info.sha)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,172 @@
+"""Where stories come from: the bundled sample, local files, a hub dataset. Raw rows, in bounded memory."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from hashlib import file_digest
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pyarrow import ArrowException, binary, parquet
+
+from ddlm.config import UserError
+from ddlm.data import CorpusConfig, hub
+
+SAMPLE = Path(__file__).with_name("sample.parquet")
+SEPARATOR = b"<|endoftext|>"
+ROWS_AT_A_TIME = 1024
+
+Rows = Iterator[object]
+"""Texts; what is not a `str` is a broken row."""
+
+
+def resolve(corpus: CorpusConfig) -> dict[str, Any]:
+    """What `corpus.source` stands for right now: a document that changes when the text does.
+
+    Raises: UserError for a missing file, a folder without text, or an unreachable hub with offline="error".
+    """
+    if corpus.source == "sample":
+        return _sample()
+    path = Path(corpus.source).expanduser()
+    if path.exists():
+        root = path if path.is_dir() else path.parent
+        return {"kind": "local", "files": {str(file.relative_to(root)): _sha256(file) for file in _files(path)}}
+    if not hub.looks_like_an_id(corpus.source) or path.suffix in READERS:
+        raise UserError(
+            f"corpus.source {corpus.source}: no such file; give a file or folder of parquet, jsonl or txt, "
+            'a hub dataset id, or "sample"'
+        )
+    commit = hub.find_commit(corpus)
+    return {"kind": "hub", "dataset": corpus.source, "commit": commit} if commit else _sample()
+
+
+def open_splits(corpus: CorpusConfig, source: dict[str, Any]) -> dict[str, Rows]:
+    """The rows of what `resolve` found, by `train` and, where the source has such a split, `validation`."""
+    train, validation = parse_split(corpus.train_split), parse_split(corpus.validation_split)
+    if source["kind"] == "hub":
+        found = hub.open_splits(corpus, source["commit"], train=train[0], validation=validation[0])
+    else:
+        path = SAMPLE if source["kind"] == "sample" else Path(corpus.source).expanduser()
+        field = "text" if source["kind"] == "sample" else corpus.text_field
+        groups = split_files(path, train[0], validation[0])
+        found = {name: read_files(files, field) for name, files in groups.items()}
+    slices = {"train": train[1], "validation": validation[1]}
+    return {name: islice(rows, slices[name].start, slices[name].stop) for name, rows in found.items()}
+
+
+def parse_split(text: str) -> tuple[str, slice]:
+    """`train[:500]` to ("train", slice(None, 500)). Raises: UserError for anything else in the brackets."""
+    match = re.fullmatch(r"([\w.-]+)(?:\[(\d*):(\d*)\])?", text)
+    if not match:
+        raise UserError(f"corpus split {text!r}: wanted a name with row numbers, for example train or train[:50000]")
+    name, start, stop = match.groups()
+    return name, slice(int(start) if start else None, int(stop) if stop else None)
+
+
+def split_files(path: Path, train: str, validation: str) -> dict[str, list[Path]]:
+    """Files by split: a folder's `train.*` (or `train-*.*`) and `validation.*`; otherwise everything is train."""
+    files = _files(path)
+    groups = {
+        name: [file for file in files if re.fullmatch(rf"{re.escape(stem)}(-.*)?", file.stem)]
+        for name, stem in (("train", train), ("validation", validation))
+    }
+    if path.is_file() or not groups["train"]:
+        return {"train": files}
+    return {name: found for name, found in groups.items() if found}
+
+
+def read_files(files: list[Path], field: str) -> Rows:
+    """Raises: UserError naming the file that is not what its name says, or has no such column."""
+    for path in files:
+        yield from READERS[path.suffix](path, field)
+
+
+def _read_parquet(path: Path, field: str) -> Rows:
+    try:
+        table = parquet.ParquetFile(path)
+        if field not in table.schema_arrow.names:
+            raise _no_column(path, field, table.schema_arrow.names)
+        for batch in table.iter_batches(ROWS_AT_A_TIME, columns=[field]):
+            column = batch.column(field)
+            try:
+                yield from column.to_pylist()
+            except UnicodeDecodeError:
+                yield from map(_decoded, column.cast(binary()).to_pylist())
+    except (ArrowException, OSError) as error:
+        fault = str(error).partition("\n")[0]
+        raise UserError(f"corpus file {path}: not a readable parquet file ({fault}); take a whole copy") from None
+
+
+def _read_jsonl(path: Path, field: str) -> Rows:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines):
+            try:
+                row = json.loads(line)
+            except ValueError:  # not JSON, or not UTF-8
+                yield line
+                continue
+            if number == 0 and (not isinstance(row, dict) or field not in row):
+                raise _no_column(path, field, list(row) if isinstance(row, dict) else [])
+            yield row.get(field) if isinstance(row, dict) else row
+
+
+def _read_text(path: Path, field: str) -> Rows:  # noqa: ARG001  the same signature as its brothers
+    """Stories between `<|endoftext|>` where the file has them, otherwise one a line."""
+    with path.open("rb") as lines:
+        stories = _between_separators if any(SEPARATOR in line for line in lines) else iter
+        lines.seek(0)
+        for number, story in enumerate(stories(lines), start=1):
+            text = _decoded(story)
+            if not isinstance(text, str) or "\0" in text:
+                raise UserError(f"corpus file {path}: story {number} is not UTF-8 text; convert the file to UTF-8")
+            yield text
+
+
+def _between_separators(lines: Iterator[bytes]) -> Iterator[bytes]:
+    story = b""
+    for line in lines:
+        *ended, rest = line.split(SEPARATOR)
+        for part in ended:
+            yield story + part
+            story = b""
+        story += rest
+    if story.strip():
+        yield story
+
+
+READERS: dict[str, Callable[[Path, str], Rows]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_jsonl,
+    ".txt": _read_text,
+}
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    supported = [file for file in files if file.suffix in READERS and file.is_file()]
+    if not supported:
+        raise UserError(f"corpus.source {path}: no {', '.join(READERS)} file there; convert the text to one of them")
+    return supported
+
+
+def _no_column(path: Path, field: str, names: list[str]) -> UserError:
+    return UserError(
+        f"corpus file {path}: no column {field!r}; it has {', '.join(names) or 'none'}; set corpus.text_field"
+    )
+
+
+def _decoded(raw: bytes | None) -> object:
+    try:
+        return raw.decode() if raw is not None else None
+    except UnicodeDecodeError:
+        return raw
+
+
+def _sample() -> dict[str, Any]:
+    return {"kind": "sample", "sha256": _sha256(SAMPLE)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,264 @@
+"""The evaluate stage: score a model folder on the validation part of its corpus."""
+
+import csv
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ddlm.artifacts import Workspace, sha256_file
+from ddlm.data.corpus import read_stories
+from ddlm.data.shards import Rows, read_rows
+from ddlm.diffusion import SamplingConfig
+from ddlm.evaluation import EvaluationConfig, likelihood, report, text
+from ddlm.generation import DiffusionPipeline, Sample
+from ddlm.model.folder import WEIGHTS
+from ddlm.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text of the model: a free sample, or the continuation of a validation story's beginning.
+
+    continuation: what stands behind the prompt. reference: how the story itself goes on, as far as a row holds it;
+    None for a free sample.
+    """
+
+    sample: Sample
+    continuation: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """`scores` is the JSON document of `ddlm evaluate`; the rest is what it was made from."""
+
+    scores: Mapping[str, Any]
+    rows: Rows
+    row_nats: np.ndarray
+    story: np.ndarray
+    free: Sequence[Written]
+    continued: Sequence[Written]
+
+
+def build(workspace: Workspace, *, seed: int, sampling: SamplingConfig, evaluation: EvaluationConfig) -> None:
+    """Write scores.json, samples.jsonl, row_nats.parquet, curve.png, lengths.png and report.html."""
+    corpus, shards, train = (workspace.inputs[name] for name in ("corpus", "shards", "train"))
+    stories = read_stories(corpus, "validation")
+    result = evaluate(
+        DiffusionPipeline.from_pretrained(train, device="cuda" if torch.cuda.is_available() else "cpu"),
+        read_rows(shards, "validation"),
+        stories,
+        training_stories=read_stories(corpus, "train", limit=evaluation.corpus_stories),
+        model=f"sha256:{sha256_file(train / WEIGHTS)}",
+        evaluation=evaluation,
+        sampling=sampling,
+        seed=seed,
+    )
+    workspace.run.log(dict(numbers_of(result.scores)), step=0)
+    write(result, workspace.output, stories, read_curve(train / "curve.csv"))
+
+
+def evaluate(
+    pipeline: DiffusionPipeline,
+    rows: Rows,
+    stories: Sequence[str],
+    *,
+    model: str,
+    evaluation: EvaluationConfig,
+    sampling: SamplingConfig,
+    seed: int,
+    training_stories: Sequence[str] | None = None,
+) -> Evaluation:
+    """Score a model on rows and on the stories that they were made from.
+
+    model: what the scores call the model. training_stories: without them nothing is said about copied text and words.
+    """
+    tokenizer = pipeline.tokenizer
+    story = likelihood.story_numbers(rows.tokens, tokenizer.end_id)
+    rows = Rows(*(column[story < evaluation.stories] for column in (rows.tokens, rows.text_bytes, rows.text_tokens)))
+    story = story[story < evaluation.stories]
+    bound, protocols = _score_likelihood(pipeline, rows, story, evaluation, seed)
+    free = _write_freely(pipeline, evaluation.num_samples, sampling, seed)
+    continued = _continue_stories(pipeline, stories, evaluation, sampling, seed)
+    samples = [written.sample.text for written in free]
+    scores = {
+        **{name: value for name, value in asdict(bound).items() if name != "row_nats"},
+        "seed_protocols": protocols,
+        **_score_text(samples, continued, stories, seed),
+        "lengths": _lengths([written.sample for written in free], stories, tokenizer),
+        **({} if training_stories is None else _score_copying(samples, training_stories)),
+        "samples": [asdict(written.sample) for written in free],
+        "data_digest": data_digest(tokenizer, rows, story),
+        "data": {
+            "stories": int(story[-1]) + 1,
+            "rows": len(story),
+            "text_tokens": int(np.sum(rows.text_tokens)),
+            "text_bytes": int(np.sum(rows.text_bytes)),
+        },
+        "model": model,
+        "settings": {"seed": seed, "seq_len": pipeline.seq_len, **evaluation.keyed(), "sampling": sampling.keyed()},
+    }
+    return Evaluation(scores, rows, bound.row_nats, story, free, continued)
+
+
+def data_digest(tokenizer: Tokenizer, rows: Rows, story: np.ndarray) -> str:
+    """sha256 over the evaluated text, whatever the tokenizer and the row length: read back out of the rows."""
+    digest = hashlib.sha256()
+    for number in range(int(story[-1]) + 1):
+        belongs = story == number
+        pieces = zip(rows.tokens[belongs], rows.text_tokens[belongs], strict=True)
+        ids = [int(token) for tokens, count in pieces for token in tokens[:count]]
+        digest.update(tokenizer.decode(ids).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def numbers_of(scores: Mapping[str, Any], prefix: str = "evaluation") -> Iterator[tuple[str, float]]:
+    """The scores that are single numbers, under names like `evaluation/seed_protocols/S3/loss`; no settings."""
+    for name, value in scores.items():
+        if isinstance(value, Mapping) and name != "settings":
+            yield from numbers_of(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float):
+            yield f"{prefix}/{name}", float(value)
+
+
+def write(result: Evaluation, folder: Path, stories: Sequence[str], curve: Mapping[str, report.Points]) -> None:
+    """Write everything that the stage leaves behind."""
+    (folder / "scores.json").write_text(_json(result.scores, indent=1) + "\n", encoding="utf-8")
+    lines = [_json(line) for written in (*result.free, *result.continued) for line in [_line(written)]]
+    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    columns = {
+        "row": np.arange(len(result.story)),
+        "story": result.story,
+        "nats": result.row_nats,
+        "text_bytes": result.rows.text_bytes,
+        "text_tokens": result.rows.text_tokens,
+    }
+    pq.write_table(pa.table(columns), folder / "row_nats.parquet")
+    report.draw_curve(curve, folder / "curve.png")
+    samples = [written.sample.text for written in result.free]
+    report.draw_lengths({"samples": samples, "validation stories": stories}, folder / "lengths.png")
+    pairs = [(written.sample.prompt, written.continuation, written.reference or "") for written in result.continued]
+    (folder / "report.html").write_text(
+        report.page(result.scores, pairs, {name: folder / f"{name}.png" for name in ("curve", "lengths")}),
+        encoding="utf-8",
+    )
+
+
+def read_curve(path: Path) -> dict[str, report.Points]:
+    """The measured points of each column of a training curve, by step."""
+    with path.open(newline="", encoding="utf-8") as handle:
+        lines = list(csv.DictReader(handle))
+    names = [name for name in (lines[0] if lines else {}) if name != "step"]
+    return {name: [(int(line["step"]), float(line[name])) for line in lines if line[name]] for name in names}
+
+
+def _score_likelihood(
+    pipeline: DiffusionPipeline, rows: Rows, story: np.ndarray, evaluation: EvaluationConfig, seed: int
+) -> tuple[likelihood.Bound, dict[str, Any]]:
+    common: dict[str, Any] = {
+        "mask_id": pipeline.tokenizer.mask_id,
+        "seed": seed,
+        "batch_size": evaluation.batch_size,
+        "device": pipeline.device,
+    }
+    bound = likelihood.bound(pipeline.model, rows, masks_per_row=evaluation.masks_per_row, story=story, **common)
+    logger.info("evaluate: at most %.3f bits per byte, on %d rows", bound.bits_per_byte, len(story))
+    return bound, {"S3": asdict(likelihood.s3_protocol(pipeline.model, rows, **common))}
+
+
+def _write_freely(pipeline: DiffusionPipeline, count: int, sampling: SamplingConfig, seed: int) -> list[Written]:
+    generation = pipeline.generate(num_samples=count, sampling=sampling, seed=seed)
+    return [Written(sample, sample.text) for sample in generation.samples]
+
+
+def _continue_stories(
+    pipeline: DiffusionPipeline,
+    stories: Sequence[str],
+    evaluation: EvaluationConfig,
+    sampling: SamplingConfig,
+    seed: int,
+) -> list[Written]:
+    """Continuations of the first stories that have something to continue."""
+    tokenizer = pipeline.tokenizer
+    begun = [text.split_at_word(story, evaluation.prompt_words) for story in stories[: evaluation.num_continuations * 4]]
+    fitting = [(prompt, rest, tokenizer.encode(prompt)) for prompt, rest in begun if prompt]
+    fitting = [pair for pair in fitting if len(pair[2]) < pipeline.seq_len][: evaluation.num_continuations]
+    if not fitting:
+        return []
+    generation = pipeline.generate_batch([prompt for prompt, _, _ in fitting], sampling=sampling, seed=seed)
+    return [
+        Written(
+            sample,
+            continuation=tokenizer.decode(sample.tokens[len(prompt_ids) :]),
+            reference=tokenizer.decode(tokenizer.encode(rest)[: pipeline.seq_len - len(prompt_ids)]),
+        )
+        for sample, (_, rest, prompt_ids) in zip(generation.samples, fitting, strict=True)
+    ]
+
+
+def _score_text(
+    samples: Sequence[str], continued: Sequence[Written], stories: Sequence[str], seed: int
+) -> dict[str, float | None]:
+    references = [written.reference or "" for written in continued]
+    picked = np.random.default_rng(seed).permutation(len(stories))[: len(samples)]
+    return {
+        "bleu": text.bleu([written.continuation for written in continued], references) if continued else None,
+        "bleu_free": text.bleu_free(samples, [stories[i] for i in picked]),
+        "self_bleu": text.self_bleu(samples),
+        "distinct_1": text.distinct(samples, 1),
+        "distinct_2": text.distinct(samples, 2),
+    }
+
+
+def _score_copying(samples: Sequence[str], training_stories: Sequence[str]) -> dict[str, Any]:
+    corpus = text.CorpusIndex.of(training_stories)
+    overlaps = text.longest_overlaps(samples, corpus)
+    longest = max(overlaps, key=lambda overlap: overlap.words)
+    shares = [
+        overlap.words / max(len(text.words_of(sample)), 1) for overlap, sample in zip(overlaps, samples, strict=True)
+    ]
+    return {
+        "word_validity": text.word_validity(samples, corpus),
+        "copied": {
+            "longest_overlap_words": longest.words,
+            "longest_overlap_text": longest.text,
+            "mean_overlap_words": float(np.mean([overlap.words for overlap in overlaps])),
+            "mean_overlap_share": float(np.mean(shares)),
+            "overlap_words": [overlap.words for overlap in overlaps],
+            "searched_stories": len(training_stories),
+        },
+    }
+
+
+def _lengths(samples: Sequence[Sample], stories: Sequence[str], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Mean words and tokens; of stories in full, also where a row of the model holds only their beginning."""
+    return {
+        "samples": {
+            "words": float(np.mean([len(sample.text.split()) for sample in samples])),
+            "tokens": float(np.mean([len(sample.tokens) for sample in samples])),
+        },
+        "data": {
+            "words": float(np.mean([len(story.split()) for story in stories])),
+            "tokens": float(np.mean([len(ids) for ids in tokenizer.encode_batch(stories)])),
+        },
+    }
+
+
+def _line(written: Written) -> dict[str, Any]:
+    kind = "free" if written.reference is None else "continuation"
+    return {"kind": kind, **asdict(written.sample), "continuation": written.continuation, "reference": written.reference}
+
+
+def _json(document: Any, indent: int | None = None) -> str:
+    return json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)

@@ -1,0 +1,43 @@
+"""The composition: one experiment is every section's configuration, a name and a seed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ddlm.config import Section, parse, read_toml, with_overrides
+from ddlm.data import CorpusConfig, ShardsConfig
+from ddlm.diffusion import ObjectiveConfig, SamplingConfig
+from ddlm.evaluation import EvaluationConfig
+from ddlm.export import ExportConfig
+from ddlm.model import ModelConfig
+from ddlm.rendering import RenderingConfig
+from ddlm.tokenizer import TokenizerConfig
+from ddlm.tracking import TrackingConfig
+from ddlm.training import TrainingConfig
+
+
+class Experiment(Section):
+    """Everything that decides a run's result."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    """Names the folder under `outputs/` and the registered model `ddlm-<name>`."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    corpus: CorpusConfig = CorpusConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    shards: ShardsConfig = ShardsConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    rendering: RenderingConfig = RenderingConfig()
+    export: ExportConfig = ExportConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def load_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Read a TOML file and apply overrides by dotted key. Raises: UserError naming key, value and remedy."""
+    document = with_overrides(read_toml(Path(path)), overrides or {})
+    return parse(Experiment, document, source=str(path))

@@ -1,0 +1,167 @@
+"""The stages: what each reads, what makes it stale, which function builds it. Runs with and without Prefect."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ddlm.artifacts import Artifact, ArtifactStore, Workspace, digest_of
+from ddlm.config import UserError, home
+from ddlm.experiment import Experiment
+from ddlm.experiment.fingerprint import fingerprint
+from ddlm.experiment.view import Summary, summarise
+from ddlm.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    sections: the experiment's fields that it reads; its build function takes them as keyword arguments.
+    build: `module:function`, called as `function(workspace, seed=…, **sections)`.
+    resolve: `module:function` of the sections: what the stage reads from outside, as a JSON document that becomes
+        part of the key and is handed to the build function as `source`.
+    """
+
+    inputs: tuple[str, ...]
+    sections: tuple[str, ...]
+    build: str
+    resolve: str | None = None
+
+
+STAGES = {
+    "corpus": Stage((), ("corpus",), "ddlm.data.corpus:build", resolve="ddlm.data.corpus:resolve"),
+    "tokenizer": Stage(("corpus",), ("tokenizer",), "ddlm.tokenizer:build", resolve="ddlm.tokenizer:resolve"),
+    "shards": Stage(("corpus", "tokenizer"), ("tokenizer", "shards"), "ddlm.data.shards:build"),
+    "train": Stage(
+        ("tokenizer", "shards"), ("model", "objective", "training"), "ddlm.training.stage:build",
+        resolve="ddlm.training.stage:resolve",
+    ),
+    "evaluate": Stage(("corpus", "shards", "train"), ("sampling", "evaluation"), "ddlm.evaluation.stage:build"),
+    "render": Stage(("train",), ("sampling", "rendering"), "ddlm.rendering.stage:build"),
+    "export": Stage(("shards", "train"), ("sampling", "export"), "ddlm.export.stage:build"),
+    "publish": Stage(("train", "evaluate", "export"), ("name", "tracking"), "ddlm.experiment.publish:build"),
+}  # fmt: skip
+"""In an order in which they can run."""
+
+
+def require_stage(name: str) -> str:
+    """Raises: UserError for a name that no stage has."""
+    if name not in STAGES:
+        raise UserError(f"unknown stage {name!r}; wanted one of {', '.join(STAGES)}")
+    return name
+
+
+def needed_for(until: str | None) -> list[str]:
+    """The stages that must run so that `until` can, itself last; all of them when None."""
+    if until is None:
+        return list(STAGES)
+    wanted = {require_stage(until)}
+    for name in reversed(STAGES):
+        if name in wanted:
+            wanted |= set(STAGES[name].inputs)
+    return [name for name in STAGES if name in wanted]
+
+
+@dataclass
+class Session:
+    """One run of an experiment: the store, the tracker, and what has been built so far."""
+
+    experiment: Experiment
+    store: ArtifactStore = field(default_factory=lambda: ArtifactStore(home() / "artifacts"))
+    force: frozenset[str] = frozenset()
+    verify: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    built: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in self.force:
+            require_stage(name)
+        self._sources: dict[str, Any] = {}
+        self.tracker = Tracker(
+            self.experiment.tracking,
+            experiment=self.experiment.name,
+            params=self.experiment.model_dump(mode="json"),
+            tags=dict(self.tags),
+        )
+
+    def key(self, name: str, inputs: Iterable[Artifact]) -> str:
+        """The stage's key: its config, its inputs' digests, the seed, its source outside and its code."""
+        stage = STAGES[name]
+        document = {
+            "stage": name,
+            "seed": self.experiment.seed,
+            "config": {section: _keyed(getattr(self.experiment, section)) for section in stage.sections},
+            "inputs": {artifact.stage: artifact.digest for artifact in inputs},
+            "source": self._source(name),
+            "code": fingerprint(stage.build.partition(":")[0]),
+        }
+        return digest_of(document)[:24]
+
+    def find(self, name: str, inputs: Iterable[Artifact]) -> Artifact | None:
+        """The finished artifact, unless the stage is forced."""
+        if name in self.force and name not in self.built:
+            return None
+        return self.store.find(name, self.key(name, inputs), verify=self.verify)
+
+    def run(self, name: str, inputs: Iterable[Artifact]) -> tuple[Artifact, bool]:
+        """Find or build a stage's artifact. Returns it and whether this call built it."""
+        inputs = list(inputs)
+
+        def fill(output: Path, scratch: Path) -> None:
+            logger.info("%s: building", name)
+            with self.tracker.stage(name) as run:
+                folders = {artifact.stage: artifact.path for artifact in inputs}
+                self._build(name, Workspace(folders, output, scratch, run))
+
+        force = name in self.force and name not in self.built
+        artifact, built = self.store.build(name, self.key(name, inputs), fill, force=force, verify=self.verify)
+        if built:
+            self.built.append(name)
+        return artifact, built
+
+    def finish(self, done: Mapping[str, Artifact]) -> Summary:
+        """Put `outputs/<name>/` together, and close the tracked run with its scores and files, if one was opened."""
+        summary = summarise(self.experiment, done, self.built)
+        names = ("report.html", "samples.jsonl", "denoising.gif", "curve.png", "bundle", "experiment.toml")
+        uploads = [(summary.folder / name, "") for name in names if (summary.folder / name).exists()]
+        digests = {f"ddlm.digest.{stage}": artifact.digest for stage, artifact in done.items()}
+        self.tracker.finish(summary.scores, uploads, digests)
+        return summary
+
+    def _build(self, name: str, workspace: Workspace) -> None:
+        stage = STAGES[name]
+        arguments = {section: getattr(self.experiment, section) for section in stage.sections}
+        if stage.resolve:
+            arguments["source"] = self._source(name)
+        load(stage.build)(workspace, seed=self.experiment.seed, **arguments)
+
+    def _source(self, name: str) -> Any:
+        stage = STAGES[name]
+        if stage.resolve and name not in self._sources:
+            sections = (getattr(self.experiment, section) for section in stage.sections)
+            self._sources[name] = load(stage.resolve)(*sections)
+        return self._sources.get(name)
+
+
+def run_plainly(session: Session, until: str | None = None) -> dict[str, Artifact]:
+    """Every stage in order, in this process, without Prefect."""
+    done: dict[str, Artifact] = {}
+    for name in needed_for(until):
+        done[name], built = session.run(name, [done[stage] for stage in STAGES[name].inputs])
+        logger.info("%s: %s", name, "built" if built else "cached")
+    return done
+
+
+def load(target: str) -> Any:
+    """The object that `module:name` names. Imported late: torch and its friends take seconds."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _keyed(value: Any) -> Any:
+    return value.keyed() if hasattr(value, "keyed") else value

@@ -1,0 +1,178 @@
+"""What people look at: `outputs/<name>/`, put together from artifacts and swapped in at once; and the run's summary."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddlm.artifacts import MANIFEST, RUN_RECORD, Artifact, digest_of
+from ddlm.config import UserError, dump_toml, home
+from ddlm.experiment import Experiment
+
+PLACES = {"train": "model", "evaluate": "", "render": "", "export": "", "publish": ""}
+"""Which stages a view shows, and in which of its folders."""
+USED = "artifacts.json"
+HEADLINES = {
+    "bits_per_byte": "bits per byte (upper bound)",
+    "nll_nats": "nats per token (upper bound)",
+    "masked_accuracy": "masked accuracy",
+    "seed_protocols.S3.loss": "S3 protocol: loss (no bound)",
+    "seed_protocols.S3.accuracy": "S3 protocol: accuracy",
+    "bleu": "BLEU-4 of continuations",
+    "self_bleu": "self-BLEU of samples",
+    "word_validity": "words of samples that the corpus has",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. scores: flat, by dotted name. stages: built or cached, by name."""
+
+    name: str
+    folder: Path
+    scores: dict[str, float]
+    best_sample: str
+    stages: dict[str, str]
+    decision: str
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [(label, f"{self.scores[key]:.4g}") for key, label in HEADLINES.items() if key in self.scores]
+
+    def next_commands(self) -> list[str]:
+        return [
+            f'ddlm generate {self.name} "Once upon a time" --watch',
+            f"ddlm render {self.name} --theme neon -o denoising.gif",
+            f"python {self.folder / 'bundle' / 'generate.py'} --steps 32",
+        ]
+
+    def markdown(self) -> str:
+        lines = [f"## {self.name}", "", "| score | value |", "|---|---|"]
+        lines += [f"| {label} | {value} |" for label, value in self.rows()]
+        lines += ["", *(f"- {stage}: {state}" for stage, state in self.stages.items())]
+        lines += ["", f"> {self.best_sample}", "", f"Folder: `{self.folder}`", "", self.decision]
+        return "\n".join(lines)
+
+
+def assemble(experiment: Experiment, done: Mapping[str, Artifact]) -> Path:
+    """Swap in `outputs/<name>/`: a link to a folder named by its content. The same content costs nothing."""
+    content = {stage: artifact.digest for stage, artifact in done.items()}
+    content["experiment"] = dump_toml(experiment)
+    link = home() / experiment.name
+    if link.exists() and not link.is_symlink():
+        raise UserError(f"{link} is a folder of yours; move it away, or give the experiment another name")
+    folder = home() / ".views" / experiment.name / digest_of(content)[:16]
+    if not folder.is_dir():
+        _fill(folder, experiment, done)
+    if not (link.is_symlink() and link.resolve() == folder):
+        _point(link, folder)
+    for old in folder.parent.iterdir():
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+    return link
+
+
+def _fill(folder: Path, experiment: Experiment, done: Mapping[str, Artifact]) -> None:
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for stage, place in PLACES.items():
+        for item in done[stage].path.iterdir() if stage in done else ():
+            if item.name not in (MANIFEST, RUN_RECORD):
+                _copy(item, temporary / place / item.name)
+    toml = dump_toml(experiment)
+    used = {stage: str(artifact.path) for stage, artifact in done.items()}
+    (temporary / USED).write_text(json.dumps(used, indent=1))
+    (temporary / "experiment.toml").write_text(toml)
+    if "train" in done:
+        _complete_model(temporary, experiment, toml)
+    _replace(temporary, folder)
+
+
+def _copy(item: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if item.is_dir():
+        shutil.copytree(item, target)
+    else:
+        shutil.copy2(item, target)
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    try:
+        temporary.rename(folder)
+    except OSError:  # another run assembled the same content first
+        shutil.rmtree(temporary)
+        if not folder.is_dir():
+            raise
+
+
+def _point(link: Path, folder: Path) -> None:
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.link")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(folder, link.parent))
+    temporary.replace(link)
+
+
+def _complete_model(folder: Path, experiment: Experiment, toml: str) -> None:
+    """experiment.toml, scores.json and a model card make a model folder speak for itself."""
+    model = folder / "model"
+    (model / "experiment.toml").write_text(toml)
+    scores = {}
+    if (folder / "scores.json").exists():
+        shutil.copy2(folder / "scores.json", model / "scores.json")
+        scores = flat(json.loads((folder / "scores.json").read_text()))
+    (model / "README.md").write_text(_card(experiment, scores))
+
+
+def _card(experiment: Experiment, scores: Mapping[str, float]) -> str:
+    lines = [
+        "---", "license: mit", "library_name: ddlm", "tags: [masked-diffusion, tinystories]", "---", "",
+        f"# {experiment.name}", "",
+        "A masked diffusion language model, trained and measured by ddlm. `experiment.toml` holds every setting.", "",
+        "| score | value |", "|---|---|",
+    ]  # fmt: skip
+    lines += [f"| {label} | {scores[key]:.4g} |" for key, label in HEADLINES.items() if key in scores]
+    lines += [
+        "", "```python", "from ddlm.generation import DiffusionPipeline", "",
+        'pipeline = DiffusionPipeline.from_pretrained(".")',
+        'print(pipeline.generate("Once upon a time").samples[0].text)', "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def summarise(experiment: Experiment, done: Mapping[str, Artifact], built: list[str]) -> Summary:
+    """Assemble the view and read from it how the run ended."""
+    folder = assemble(experiment, done)
+    scores = json.loads((folder / "scores.json").read_text()) if "evaluate" in done else {}
+    decision = json.loads((folder / "publication.json").read_text()).get("reason", "") if "publish" in done else ""
+    stages = {stage: "built" if stage in built else "cached" for stage in done}
+    return Summary(experiment.name, folder, flat(scores), best_sample(scores.get("samples", [])), stages, decision)
+
+
+def best_sample(samples: list[dict[str, Any]]) -> str:
+    """Of the samples that end by themselves the one with the most known words, then the least copied."""
+    if not samples:
+        return ""
+    best = max(samples, key=lambda sample: (sample.get("word_validity", 0), -sample.get("longest_overlap_words", 0)))
+    return str(best["text"])
+
+
+def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested document by dotted name; lists and texts are left out."""
+    numbers: dict[str, float] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            numbers |= flat(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[prefix + name] = float(value)
+    return numbers
+
+
+def in_use() -> set[Path]:
+    """Artifact folders that a view is made from."""
+    used: set[Path] = set()
+    for record in home().glob(f".views/*/*/{USED}"):
+        used |= {Path(path).resolve() for path in json.loads(record.read_text()).values()}
+    return used

@@ -1,0 +1,1 @@
+"""What runs on the device: needs numpy, onnxruntime and tokenizers, nothing of ddlm."""

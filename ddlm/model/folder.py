@@ -1,0 +1,84 @@
+"""A model folder's `config.json`: enough to rebuild the network; and reading its weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ddlm.config import Section, UserError, parse
+from ddlm.model import ModelConfig
+from ddlm.model.transformer import Denoiser
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+
+
+class ModelFolder(Section):
+    """The content of `config.json`."""
+
+    format_version: int = FORMAT_VERSION
+    model_type: str = "ddlm"
+    vocab_size: int = Field(ge=2)
+    seq_len: int = Field(ge=1)
+    end_id: int = Field(ge=0)
+    mask_id: int = Field(ge=2)
+    architecture: ModelConfig
+    objective: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: Denoiser, *, end_id: int, objective: dict[str, Any]) -> "ModelFolder":
+        return cls(
+            vocab_size=model.vocab_size, seq_len=model.seq_len, end_id=end_id, mask_id=model.vocab_size,
+            architecture=model.config, objective=objective,
+        )  # fmt: skip
+
+    def write(self, folder: Path) -> None:
+        (folder / CONFIG).write_text(json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2) + "\n")
+
+
+def read_folder(folder: Path) -> ModelFolder:
+    """Raises: UserError when a file is missing, is a pickle, or config.json can't be used."""
+    if not folder.is_dir():
+        raise UserError(f"model {folder}: no such folder; give a model folder, an experiment's name or a hub id")
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+        hint = f"; {pickles[0]} is a pickle, which ddlm never loads: convert it to {WEIGHTS}" if pickles else ""
+        raise UserError(f"model {folder}: {', '.join(missing)} missing{hint or '; copy the whole folder again'}")
+    try:
+        document = json.loads((folder / CONFIG).read_bytes())
+    except ValueError as error:
+        raise UserError(f"model {folder}: {CONFIG} is not JSON ({error}); copy it again") from None
+    if document.get("format_version", 0) > FORMAT_VERSION:
+        version = document["format_version"]
+        raise UserError(f"model {folder}: format_version {version}, wanted at most {FORMAT_VERSION}; update ddlm")
+    return parse(ModelFolder, document, source=str(folder / CONFIG))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Raises: UserError when the file is truncated or is no safetensors file."""
+    path = folder / WEIGHTS
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        pickled = path.read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
+        kind = "a pickle, which ddlm never loads" if pickled else "truncated or damaged"
+        raise UserError(f"model {path}: not a whole safetensors file, {kind} ({error}); copy it again") from None
+
+
+def load_model(folder: Path) -> tuple[Denoiser, ModelFolder]:
+    """The network in evaluation mode on the CPU, in float32. Raises: UserError as the readers above do."""
+    config = read_folder(folder)
+    model = Denoiser(config.architecture, vocab_size=config.vocab_size, seq_len=config.seq_len)
+    try:
+        model.load_state_dict(read_weights(folder))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"model {folder}: weights and {CONFIG} disagree ({reason}); copy both from one model") from None
+    return model.eval(), config

@@ -1,0 +1,295 @@
+"""Text to ids and back: byte-level BPE or characters behind one class, special ids, the chat format.
+
+Ids: the end token, then the chat tags and the unknown token where there are any, then the text's own tokens, and the
+mask last of all, so that `mask_id == vocab_size`. A special token's name typed into a text stays plain text.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+from pydantic import Field
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+
+from ddlm.artifacts import Workspace
+from ddlm.config import Section, UserError
+
+END, UNKNOWN, MASK = "<|endoftext|>", "<|unk|>", "<|mask|>"
+SYSTEM, USER, ASSISTANT, END_OF_TURN = CHAT_TAGS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+CHAT_REQUEST = "Write a short story."
+TOKENIZER_FILE = "tokenizer.json"
+PRETRAINED_FILES = (TOKENIZER_FILE, "vocab.json", "merges.txt")
+PROBE = "  Ça va?\r\n\n“Hi,” e\u0301 \ufb01 \uff21\t3 <|endoftext|> 🙂 "
+"""What a lossy tokenizer stumbles over: a leading space, combining marks, ligatures, width forms, a special's name."""
+
+
+class TokenizerConfig(Section):
+    """`[tokenizer]`."""
+
+    kind: Literal["bpe", "characters"] = "bpe"
+    vocab_size: int = Field(default=4096, ge=260)
+    """What the model can write, special tokens included, the mask not. Characters take what the text has."""
+    min_frequency: int = Field(default=2, ge=1)
+    unknown: Literal["refuse", "replace"] = "refuse"
+    """Characters that the training text never had."""
+    chat: bool = False
+    """Train on chat-formatted stories and reserve the chat tags."""
+    pretrained: str | None = None
+    """A folder with a tokenizer.json or a GPT-2 style vocab.json and merges.txt, taken instead of training one."""
+    train_stories: int | None = Field(default=None, ge=1)
+    """Stories that the tokenizer is trained on: the first ones; all when absent."""
+
+
+class Tokenizer:
+    """Encodes and decodes. `vocab_size` is what a model's head writes: everything but the mask."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        backend.encode_special_tokens = True  # the file format has no place for it
+        self.backend = backend
+        self.end_id = self._id(END)
+        self.mask_id = self._id(MASK)
+        self.vocab_size = self.mask_id
+        self.kind: Literal["bpe", "characters"] = "characters" if _is_ours_by_character(backend) else "bpe"
+        self.chat: bool = backend.token_to_id(USER) is not None
+        self.story_prefix, self.story_suffix = self._chat_format() if self.chat else ([], [])
+        self._specials = {token.content for token in backend.get_added_tokens_decoder().values()}
+        self._alphabet = self._closed_alphabet()
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Tokenizer":
+        """Raises: UserError when the file is missing or damaged, or lacks our end or mask token."""
+        path = Path(folder) / TOKENIZER_FILE
+        backend = _read_backend(path)
+        missing = [token for token in (END, MASK) if backend.token_to_id(token) is None]
+        if missing:
+            raise UserError(
+                f"tokenizer {path}: has no {' and no '.join(missing)}; take it in with tokenizer.pretrained"
+            )
+        return cls(backend)
+
+    def save(self, folder: Path | str) -> None:
+        """Write what `tokenizers` and transformers' `AutoTokenizer` load, and vocab.json with merges.txt."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / TOKENIZER_FILE))
+        self.backend.model.save(str(folder))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": END,
+            "pad_token": END,
+            "mask_token": MASK,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, no special token among them (but the unknown one, where it may replace).
+
+        Raises: UserError for characters outside a closed alphabet, or text that is no Unicode.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on every core."""
+        self.require_encodable(texts)
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_story(self, text: str) -> list[int]:
+        """Ids of a story as a model is trained on it: in the chat format where the tokenizer has one."""
+        return self.story_prefix + self.encode(text) + self.story_suffix
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; special tokens are dropped."""
+        return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def token_bytes(self) -> list[int]:
+        """UTF-8 bytes of text that each id below `vocab_size` stands for; 0 for special tokens."""
+        tokens = [self.backend.id_to_token(i) or "" for i in range(self.vocab_size)]
+        size = len if self.kind == "bpe" else _utf8_bytes  # a byte-level token has one character for each byte
+        return [0 if token in self._specials else size(token) for token in tokens]
+
+    def require_encodable(self, texts: Iterable[str]) -> None:
+        """Raises: UserError naming the characters that can't be encoded."""
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UserError(f"text {text[:40]!r}: not valid UTF-8; give it in UTF-8") from None
+            if self._alphabet is not None and not self._alphabet.issuperset(text):
+                unknown = "".join(sorted(set(text) - self._alphabet))
+                raise UserError(
+                    f"characters {unknown!r}: the tokenizer never saw them; leave them out, "
+                    'or train with tokenizer.unknown="replace" or tokenizer.kind="bpe"'
+                )
+
+    def _id(self, token: str) -> int:
+        return int(self.backend.get_vocab()[token])
+
+    def _closed_alphabet(self) -> frozenset[str] | None:
+        if self.kind == "bpe" or self.backend.token_to_id(UNKNOWN) is not None:
+            return None
+        return frozenset(token for token in self.backend.get_vocab() if len(token) == 1)
+
+    def _chat_format(self) -> tuple[list[int], list[int]]:
+        """`<|user|>`, the request, `<|assistant|>` before a story and `<|end|>` after it, each on its own line.
+
+        Source: seed project S0's training format.
+        """
+        newline, request = [encoding.ids for encoding in self.backend.encode_batch(["\n", f"\n{CHAT_REQUEST}\n"])]
+        user, assistant, end = (self._id(tag) for tag in (USER, ASSISTANT, END_OF_TURN))
+        return [user, *request, assistant, *newline], [*newline, end, *newline]
+
+
+def resolve(tokenizer: TokenizerConfig) -> dict[str, Any] | None:
+    """The sha256 of a pretrained tokenizer's files. Raises: UserError when there are none."""
+    if tokenizer.pretrained is None:
+        return None
+    folder = Path(tokenizer.pretrained)
+    found = {name: folder / name for name in PRETRAINED_FILES if (folder / name).is_file()}
+    if not found:
+        raise UserError(f"tokenizer.pretrained {folder}: found neither tokenizer.json nor vocab.json and merges.txt")
+    return {"files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}}
+
+
+def build(workspace: Workspace, *, seed: int, tokenizer: TokenizerConfig, source: Any) -> None:  # noqa: ARG001
+    """The tokenizer stage: train one on the corpus, or take the pretrained one in."""
+    if tokenizer.pretrained is not None:
+        backend = take_in(Path(tokenizer.pretrained), chat=tokenizer.chat)
+    elif tokenizer.kind == "bpe":
+        backend = train_bpe(_texts(workspace.inputs["corpus"], "train", tokenizer.train_stories), tokenizer)
+    else:
+        backend = _train_characters(workspace.inputs["corpus"], tokenizer)
+    backend.add_special_tokens([MASK])
+    Tokenizer(backend).save(workspace.output)
+
+
+def train_bpe(batches: Iterable[list[str]], config: TokenizerConfig) -> tokenizers.Tokenizer:
+    """Byte-level BPE without a normaliser, so that every text comes back exactly.
+
+    Raises: UserError when the text has fewer merges than the vocabulary asks for.
+    """
+    backend = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=_special_tokens(config),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(batches, trainer)
+    supported = backend.get_vocab_size()
+    if supported < config.vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size {config.vocab_size}: the text supports {supported} tokens at "
+            f"min_frequency {config.min_frequency}; ask for at most {supported} or give more text"
+        )
+    return backend
+
+
+def take_in(folder: Path, *, chat: bool) -> tokenizers.Tokenizer:
+    """A pretrained byte-level BPE with its own ids kept; the end token and chat tags are added where they are missing.
+
+    Raises: UserError when it does not give every text back, or when its ids leave no room for the mask after them.
+    """
+    if (folder / TOKENIZER_FILE).is_file():
+        backend = _read_backend(folder / TOKENIZER_FILE)
+        backend.no_padding()
+        backend.no_truncation()
+    else:
+        backend = _read_gpt2_pair(folder)
+    if not chat and backend.token_to_id(USER) is not None:
+        raise UserError(f"tokenizer.pretrained {folder}: has chat tags; set tokenizer.chat=true")
+    backend.add_special_tokens([END, *(CHAT_TAGS if chat else ()), MASK])
+    backend.encode_special_tokens = True
+    ids = backend.get_vocab()
+    if sorted(ids.values()) != list(range(len(ids))) or ids[MASK] != len(ids) - 1:
+        raise UserError(f"tokenizer.pretrained {folder}: its ids have gaps or {MASK} is not the last; take another one")
+    _require_exact(backend, folder)
+    return backend
+
+
+def _require_exact(backend: tokenizers.Tokenizer, folder: Path) -> None:
+    if _is_ours_by_character(backend):
+        return
+    ids = backend.encode(PROBE, add_special_tokens=False).ids
+    byte_level = "ByteLevel" in str(backend.pre_tokenizer)
+    if not byte_level or backend.decode(ids, skip_special_tokens=True) != PROBE:
+        raise UserError(
+            f"tokenizer.pretrained {folder}: does not give every text back; wanted byte-level BPE without a normaliser"
+        )
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise UserError(f"tokenizer {path}: no such file; give a folder that holds one")
+    with _readable(path):
+        return tokenizers.Tokenizer.from_file(str(path))
+
+
+def _read_gpt2_pair(folder: Path) -> tokenizers.Tokenizer:
+    with _readable(folder):
+        return _byte_level(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  the library raises nothing narrower
+        fault = str(error).partition("\n")[0]
+        raise UserError(f"tokenizer {path}: can't be read ({fault}); take a whole copy or build it again") from None
+
+
+def _is_ours_by_character(backend: tokenizers.Tokenizer) -> bool:
+    return isinstance(backend.decoder, decoders.Fuse)
+
+
+def _train_characters(corpus: Path, config: TokenizerConfig) -> tokenizers.Tokenizer:
+    """Every character of the text (validation's too, which must be encodable) is a token: a BPE without merges."""
+    characters: set[str] = set()
+    for split, limit in (("train", config.train_stories), ("validation", None)):
+        for batch in _texts(corpus, split, limit):
+            characters.update(*batch)
+    specials = [token.content for token in _special_tokens(config)]
+    if config.unknown == "replace":
+        specials.append(UNKNOWN)
+    vocab = {token: id_ for id_, token in enumerate([*specials, *sorted(characters)])}
+    unknown = UNKNOWN if config.unknown == "replace" else None
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token=unknown, cache_capacity=0))
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    return backend
+
+
+def _special_tokens(config: TokenizerConfig) -> list[AddedToken]:
+    names = (END, *CHAT_TAGS) if config.chat else (END,)
+    return [AddedToken(name, special=True, normalized=False) for name in names]
+
+
+def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _texts(corpus: Path, split: str, limit: int | None) -> Iterator[list[str]]:
+    from pyarrow import parquet  # 120 ms that `ddlm --help` need not wait for
+
+    left = limit
+    for batch in parquet.ParquetFile(corpus / f"{split}.parquet").iter_batches(1024, columns=["text"]):
+        texts = batch.column("text").to_pylist()[:left]
+        yield texts
+        if left is not None:
+            left -= len(texts)
+            if not left:
+                return
+
+
+def _utf8_bytes(token: str) -> int:
+    return len(token.encode())

@@ -1,0 +1,21 @@
+"""Which device and which precision."""
+
+import torch
+
+from ddlm.config import UserError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Raises: UserError when CUDA is asked for and there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device is cuda, but torch sees no CUDA device; take cpu or auto")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def uses_bfloat16(precision: str, device: torch.device) -> bool:
+    """`auto` takes bfloat16 where the hardware multiplies it; elsewhere it is emulated and slower than float32."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
