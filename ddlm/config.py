@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-EXECUTION_ONLY = {"execution_only": True}
+EXECUTION_ONLY: dict[str, Any] = {"execution_only": True}
 """`Field(json_schema_extra=EXECUTION_ONLY)`: the field can't change a result, so no cache key holds it."""
 
 ConfigT = TypeVar("ConfigT", bound="Section")

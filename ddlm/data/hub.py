@@ -5,6 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 from ddlm.config import UserError
@@ -53,16 +54,20 @@ def ask_hub(corpus: CorpusConfig) -> str:
     )
     if switch:
         raise ConnectionError(f"{switch} is set")
-    answer: list[str | Exception] = []
+    answer: Future[str] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(_ask(corpus))
+        except Exception as error:  # noqa: BLE001  raised again by `result`
+            answer.set_exception(error)
+
     # Neither DNS nor a trickle of bytes obeys the client's own timeout; a daemon thread can be left behind.
-    asking = threading.Thread(target=lambda: answer.append(_commit_or_error(corpus)), daemon=True)
-    asking.start()
-    asking.join(corpus.hub_timeout_s)
-    if not answer:
-        raise ConnectionError(f"no answer in {corpus.hub_timeout_s:g} s")
-    if isinstance(answer[0], Exception):
-        raise answer[0]
-    return answer[0]
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(corpus.hub_timeout_s)
+    except TimeoutError:
+        raise ConnectionError(f"no answer in {corpus.hub_timeout_s:g} s") from None
 
 
 def open_splits(corpus: CorpusConfig, commit: str, *, train: str, validation: str) -> dict[str, Iterator[object]]:
@@ -84,7 +89,7 @@ def open_splits(corpus: CorpusConfig, commit: str, *, train: str, validation: st
 
 
 def _texts(corpus: CorpusConfig, rows: Iterable[dict[str, Any]]) -> Iterator[object]:
-    from httpx import HTTPError
+    from huggingface_hub.errors import HTTPError
 
     try:
         for row in rows:
@@ -94,26 +99,24 @@ def _texts(corpus: CorpusConfig, rows: Iterable[dict[str, Any]]) -> Iterator[obj
                     "set corpus.text_field"
                 )
             yield row[corpus.text_field]
-    except HTTPError as error:  # what httpx raises is no OSError, so nobody would know that it is worth a retry
+    except HTTPError as error:  # the client's errors are no OSError, so nobody would know that it is worth a retry
         raise ConnectionError(f"corpus.source {corpus.source}: the hub broke off ({_first_line(error)})") from error
 
 
-def _commit_or_error(corpus: CorpusConfig) -> str | Exception:
-    from httpx import HTTPError
-    from huggingface_hub import HfApi
-    from huggingface_hub import errors as hub_errors
+def _ask(corpus: CorpusConfig) -> str:
+    from huggingface_hub import HfApi, errors
 
-    refusals = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError)
+    refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         info = api.dataset_info(corpus.source, revision=corpus.revision, timeout=corpus.hub_timeout_s)
     except refusals as error:
-        return UserError(
+        raise UserError(
             f"corpus.source {corpus.source}: the hub does not give it ({type(error).__name__}); "
             "check the id and corpus.revision, or set HF_TOKEN where it is private or gated"
-        )
-    except (HTTPError, OSError, ValueError) as error:  # ValueError: a login page of some network, not JSON
-        return ConnectionError(_first_line(error))
+        ) from None
+    except (errors.HTTPError, OSError, ValueError) as error:  # ValueError: some network's login page, not JSON
+        raise ConnectionError(_first_line(error)) from error
     return str(info.sha)
 
 

@@ -65,7 +65,7 @@ def sample(
     num_steps = min(draw.config.num_sampling_steps, int(total.max()))
     ids = ids.clone()
     watch = observer or (lambda _: None)
-    watch(Step(0, num_steps, ids, torch.zeros_like(ids, dtype=torch.bool)))
+    watch(Step(0, num_steps, ids.clone(), torch.zeros_like(ids, dtype=torch.bool)))
     for step in range(num_steps):
         logits = forbid(denoiser(ids), draw.forbidden)
         is_masked = ids == mask_id

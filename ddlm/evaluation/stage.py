@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def evaluate(
     """
     tokenizer = pipeline.tokenizer
     story = likelihood.story_numbers(rows.tokens, tokenizer.end_id)
-    rows = Rows(*(column[story < evaluation.stories] for column in (rows.tokens, rows.text_bytes, rows.text_tokens)))
-    story = story[story < evaluation.stories]
+    used = story < evaluation.stories
+    rows, story = Rows(rows.tokens[used], rows.text_bytes[used], rows.text_tokens[used]), story[used]
     bound, protocols = _score_likelihood(pipeline, rows, story, evaluation, seed)
     free = _write_freely(pipeline, evaluation.num_samples, sampling, seed)
     continued = _continue_stories(pipeline, stories, evaluation, sampling, seed)
@@ -115,11 +116,10 @@ def evaluate(
 def data_digest(tokenizer: Tokenizer, rows: Rows, story: np.ndarray) -> str:
     """sha256 over the evaluated text, whatever the tokenizer and the row length: read back out of the rows."""
     digest = hashlib.sha256()
-    for number in range(int(story[-1]) + 1):
-        belongs = story == number
-        pieces = zip(rows.tokens[belongs], rows.text_tokens[belongs], strict=True)
-        ids = [int(token) for tokens, count in pieces for token in tokens[:count]]
-        digest.update(tokenizer.decode(ids).encode() + b"\0")
+    is_text = likelihood.is_text_position(rows)
+    first_rows = np.flatnonzero(np.diff(story, prepend=-1))
+    for tokens, keep in zip(np.split(rows.tokens, first_rows[1:]), np.split(is_text, first_rows[1:]), strict=True):
+        digest.update(tokenizer.decode(tokens[keep]).encode() + b"\0")
     return digest.hexdigest()
 
 
@@ -135,7 +135,7 @@ def numbers_of(scores: Mapping[str, Any], prefix: str = "evaluation") -> Iterato
 def write(result: Evaluation, folder: Path, stories: Sequence[str], curve: Mapping[str, report.Points]) -> None:
     """Write everything that the stage leaves behind."""
     (folder / "scores.json").write_text(_json(result.scores, indent=1) + "\n", encoding="utf-8")
-    lines = [_json(line) for written in (*result.free, *result.continued) for line in [_line(written)]]
+    lines = [_json(_line(written)) for written in (*result.free, *result.continued)]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     columns = {
         "row": np.arange(len(result.story)),
@@ -160,7 +160,7 @@ def read_curve(path: Path) -> dict[str, report.Points]:
     with path.open(newline="", encoding="utf-8") as handle:
         lines = list(csv.DictReader(handle))
     names = [name for name in (lines[0] if lines else {}) if name != "step"]
-    return {name: [(int(line["step"]), float(line[name])) for line in lines if line[name]] for name in names}
+    return {name: [(float(line["step"]), float(line[name])) for line in lines if line[name]] for name in names}
 
 
 def _score_likelihood(
@@ -191,9 +191,9 @@ def _continue_stories(
 ) -> list[Written]:
     """Continuations of the first stories that have something to continue."""
     tokenizer = pipeline.tokenizer
-    begun = [text.split_at_word(story, evaluation.prompt_words) for story in stories[: evaluation.num_continuations * 4]]
-    fitting = [(prompt, rest, tokenizer.encode(prompt)) for prompt, rest in begun if prompt]
-    fitting = [pair for pair in fitting if len(pair[2]) < pipeline.seq_len][: evaluation.num_continuations]
+    begun = (text.split_at_word(story, evaluation.prompt_words) for story in stories)
+    encoded = ((prompt, rest, tokenizer.encode(prompt)) for prompt, rest in begun if prompt)
+    fitting = list(islice((item for item in encoded if len(item[2]) < pipeline.seq_len), evaluation.num_continuations))
     if not fitting:
         return []
     generation = pipeline.generate_batch([prompt for prompt, _, _ in fitting], sampling=sampling, seed=seed)
@@ -257,7 +257,12 @@ def _lengths(samples: Sequence[Sample], stories: Sequence[str], tokenizer: Token
 
 def _line(written: Written) -> dict[str, Any]:
     kind = "free" if written.reference is None else "continuation"
-    return {"kind": kind, **asdict(written.sample), "continuation": written.continuation, "reference": written.reference}
+    return {
+        "kind": kind,
+        **asdict(written.sample),
+        "continuation": written.continuation,
+        "reference": written.reference,
+    }
 
 
 def _json(document: Any, indent: int | None = None) -> str:

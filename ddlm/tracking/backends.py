@@ -1,0 +1,88 @@
+"""What a store of runs must be able to do."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class TrackingError(Exception):
+    """A store did not take what it was given. One line, without credentials."""
+
+
+class Unavailable(TrackingError, ConnectionError):
+    """The store can't be reached or can't write now; the same call may succeed later."""
+
+
+class Refused(TrackingError, ValueError):
+    """The store answered, and will answer the same next time."""
+
+
+class Row(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    step: int
+    time_ms: int
+
+
+class Backend(Protocol):
+    """A store of runs. Every call may raise TrackingError or OSError, and may come from any thread.
+
+    store: names the store in messages and spool files; without credentials.
+    """
+
+    store: str
+
+    def open(self) -> None:
+        """Import what is needed and see quickly whether the store answers."""
+
+    def start(
+        self, name: str, parent: str | None, params: Mapping[str, str], tags: Mapping[str, str], time_ms: int
+    ) -> str:
+        """Open a run. Returns its id, empty where nothing is kept."""
+
+    def metrics(self, run: str, rows: Sequence[Row]) -> None:
+        """Store values with their own times; the same row twice counts once."""
+
+    def tag(self, run: str, tags: Mapping[str, str]) -> None: ...
+
+    def upload(self, run: str, path: str, folder: str) -> None:
+        """Keep a file, or a folder's files, under `folder` in the run."""
+
+    def end(self, run: str, status: Status, time_ms: int) -> None: ...
+
+
+class Nothing:
+    """The backend `none`."""
+
+    store = "none"
+
+    def __init__(self, uri: str | None, experiment: str) -> None:
+        del uri, experiment
+
+    def open(self) -> None:
+        pass
+
+    def start(
+        self, name: str, parent: str | None, params: Mapping[str, str], tags: Mapping[str, str], time_ms: int
+    ) -> str:
+        return ""
+
+    def metrics(self, run: str, rows: Sequence[Row]) -> None:
+        pass
+
+    def tag(self, run: str, tags: Mapping[str, str]) -> None:
+        pass
+
+    def upload(self, run: str, path: str, folder: str) -> None:
+        pass
+
+    def end(self, run: str, status: Status, time_ms: int) -> None:
+        pass
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)

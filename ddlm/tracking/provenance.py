@@ -1,0 +1,49 @@
+"""What a run is told apart by: its configuration as flat text, and where it came from."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ddlm
+
+
+def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested config as dotted keys; absent values stay absent, passwords in addresses are struck out."""
+    result: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            text = value if isinstance(value, str) else json.dumps(value)
+            result[f"{prefix}{key}"] = without_password(text)
+    return result
+
+
+def without_password(address: str) -> str:
+    """`https://name:secret@host` as `https://***@host`."""
+    return re.sub(r"://[^/@\s]+@", "://***@", address)
+
+
+def provenance() -> dict[str, str]:
+    """Tags: our version, the host, the command, and the git commit where the code stands in a repository."""
+    tags = {"ddlm.version": ddlm.__version__, "host": socket.gethostname(), "command": Path(sys.argv[0]).name}
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        tags["git.commit"] = commit
+        tags["git.dirty"] = json.dumps(bool(_git("status", "--porcelain", "--untracked-files=no")))
+    return tags
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the folder that this code is in; None without git, repository or commit."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

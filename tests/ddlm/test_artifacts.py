@@ -1,0 +1,137 @@
+"""The store: complete or not there, verified, built once."""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ddlm.artifacts import MANIFEST, ArtifactStore, DamageError, check, seal
+
+
+def write_two(output: Path, scratch: Path) -> None:
+    del scratch
+    (output / "a.txt").write_text("one")
+    (output / "sub").mkdir()
+    (output / "sub" / "b.txt").write_text("two")
+
+
+def test_a_second_build_is_a_hit_and_the_digest_follows_the_bytes(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    first, built = store.build("corpus", "k1", write_two)
+    again, built_again = store.build("corpus", "k1", write_two)
+    other, _ = store.build("corpus", "k2", write_two)
+    assert (built, built_again) == (True, False)
+    assert first == again
+    assert first.digest == other.digest
+
+
+def test_forcing_rebuilds(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    store.build("corpus", "k", write_two)
+    _, built = store.build("corpus", "k", write_two, force=True)
+    assert built
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "manifest", "no manifest"])
+def test_damage_is_named_and_rebuilt(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = ArtifactStore(tmp_path)
+    artifact, _ = store.build("corpus", "k", write_two)
+    target = artifact.path / ("a.txt" if damage in ("delete", "truncate") else MANIFEST)
+    if damage in ("delete", "no manifest"):
+        target.unlink()
+    elif damage == "truncate":
+        target.write_text("o")
+    else:
+        target.write_text(target.read_text().replace('"bytes": 3', '"bytes": 4', 1))
+    with caplog.at_level(logging.WARNING, logger="ddlm"):
+        assert store.find("corpus", "k") is None
+    assert target.name in caplog.text
+    rebuilt, built = store.build("corpus", "k", write_two)
+    assert built
+    assert rebuilt.digest == artifact.digest
+
+
+def test_a_flipped_byte_is_found_by_verification_alone(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    artifact, _ = store.build("corpus", "k", write_two)
+    (artifact.path / "a.txt").write_text("onE")
+    assert store.find("corpus", "k") == artifact
+    assert store.find("corpus", "k", verify=True) is None
+    with pytest.raises(DamageError, match=r"a.txt has another sha256"):
+        check(artifact.path, verify=True)
+
+
+def test_a_failing_build_leaves_nothing_but_its_scratch(tmp_path: Path) -> None:
+    def fail(output: Path, scratch: Path) -> None:
+        (output / "half").write_text("half")
+        (scratch / "checkpoint").write_text("kept")
+        raise RuntimeError("broke")
+
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(RuntimeError, match="broke"):
+        store.build("train", "k", fail)
+    assert store.find("train", "k") is None
+    assert not list(tmp_path.rglob("half"))
+    assert (store.scratch("train", "k") / "checkpoint").read_text() == "kept"
+
+
+def build_slowly(root: Path, log: Path) -> None:
+    def fill(output: Path, scratch: Path) -> None:
+        with log.open("a") as handle:
+            handle.write("built\n")
+        (output / "half.txt").write_text("half")
+        time.sleep(1.0)
+        (output / "whole.txt").write_text("whole")
+
+    ArtifactStore(root).build("shards", "k", fill)
+
+
+def test_two_processes_build_a_key_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    workers = [context.Process(target=build_slowly, args=(tmp_path / "store", log)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert log.read_text() == "built\n"
+
+
+def test_a_killed_builder_frees_the_lock_and_its_half_is_never_used(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    worker = multiprocessing.get_context("spawn").Process(target=build_slowly, args=(tmp_path / "store", log))
+    worker.start()
+    while not log.exists():
+        time.sleep(0.01)
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join(10)
+    store = ArtifactStore(tmp_path / "store")
+    assert store.find("shards", "k") is None
+    artifact, built = store.build("shards", "k", write_two)
+    assert built
+    assert not (artifact.path / "half.txt").exists()
+
+
+def test_collecting_keeps_what_is_used(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    used, _ = store.build("corpus", "used", write_two)
+    store.build("corpus", "old", write_two)
+    assert store.collect({used.path.resolve()}, keep_days=1) == []
+    assert store.collect({used.path.resolve()}, max_bytes=10**9) == []
+    removed = store.collect({used.path.resolve()})
+    assert [path.name for path in removed] == ["old"]
+    assert [artifact.key for artifact in store] == ["used"]
+
+
+def test_the_run_record_is_in_no_digest(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    artifact, _ = store.build("corpus", "k", write_two)
+    (artifact.path / "run.json").write_text(json.dumps({"host": "elsewhere"}))
+    assert seal(artifact.path, "corpus") == artifact.digest
