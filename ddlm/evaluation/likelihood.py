@@ -91,7 +91,7 @@ def bound(
         masks = np.stack([replicated_masks(seed, row, masks_per_row, seq_len) for row in range(count)[batch]])
         for index, is_masked in enumerate(_tensor(masks, device).unbind(1)):
             guess = guess_masked(denoiser, x_0, is_masked, mask_id)
-            nats[batch, index] = (guess.nats.sum(1) * seq_len / is_masked.sum(1)).cpu().numpy()
+            nats[batch, index] = any_order_estimate(guess.nats, is_masked).cpu().numpy()
             hits += int((guess.is_hit & is_text).sum())
             masked += int((is_masked & is_text).sum())
     story = np.arange(count) if story is None else story
@@ -136,6 +136,11 @@ def guess_masked(denoiser: Denoiser, x_0: Tensor, is_masked: Tensor, mask_id: in
     is_hit = torch.zeros_like(is_masked)
     is_hit[is_masked] = logits.argmax(-1) == targets
     return Guess(nats, is_hit)
+
+
+def any_order_estimate(nats: Tensor, is_masked: Tensor) -> Tensor:
+    """[b], unbiased for the any-order bound of each row when the number of masks is uniform over 1 … l."""
+    return nats.sum(1) * is_masked.shape[1] / is_masked.sum(1)
 
 
 def replicated_masks(seed: int, row: int, masks_per_row: int, seq_len: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from ddlm.config import EXECUTION_ONLY, Section, home
 from ddlm.tracking.backends import Backend, Nothing, Status
 from ddlm.tracking.mlflow_runs import MlflowRuns
 from ddlm.tracking.outbox import Outbox
-from ddlm.tracking.provenance import flat, provenance
+from ddlm.tracking.provenance import flat, origin
 from ddlm.tracking.spool import JsonLines
 from ddlm.tracking.wandb_runs import WandbRuns
 
@@ -114,6 +114,6 @@ class Tracker:
             assert not self._ended, "a tracker follows one run"
             if self._parent is None:
                 self._outbox.open()
-                tags = {"ddlm.experiment": self._experiment, **provenance(), **self._tags}
+                tags = {"ddlm.experiment": self._experiment, **origin(), **self._tags}
                 self._parent = self._outbox.start(self._experiment, None, flat(self._params), tags)
             return self._parent

@@ -28,6 +28,16 @@ class Row(NamedTuple):
     time_ms: int
 
 
+class NewRun(NamedTuple):
+    """A run to open. `parent` is the id of the run that it belongs to."""
+
+    name: str
+    parent: str | None
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    time_ms: int
+
+
 class Backend(Protocol):
     """A store of runs. Every call may raise TrackingError or OSError, and may come from any thread.
 
@@ -39,13 +49,11 @@ class Backend(Protocol):
     def open(self) -> None:
         """Import what is needed and see quickly whether the store answers."""
 
-    def start(
-        self, name: str, parent: str | None, params: Mapping[str, str], tags: Mapping[str, str], time_ms: int
-    ) -> str:
+    def start(self, run: NewRun) -> str:
         """Open a run. Returns its id, empty where nothing is kept."""
 
     def metrics(self, run: str, rows: Sequence[Row]) -> None:
-        """Store values with their own times; the same row twice counts once."""
+        """Store values with their own times."""
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None: ...
 
@@ -66,9 +74,8 @@ class Nothing:
     def open(self) -> None:
         pass
 
-    def start(
-        self, name: str, parent: str | None, params: Mapping[str, str], tags: Mapping[str, str], time_ms: int
-    ) -> str:
+    def start(self, run: NewRun) -> str:
+        del run
         return ""
 
     def metrics(self, run: str, rows: Sequence[Row]) -> None:

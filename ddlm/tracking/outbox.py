@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ddlm.tracking.backends import Backend, Row, Status, TrackingError, now_ms
+from ddlm.tracking.backends import Backend, NewRun, Row, Status, TrackingError, now_ms
 from ddlm.tracking.spool import EventFile, Spool, replay
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ class Outbox:
         return None if not run or run in self._spool.started else run
 
     def start(self, name: str, parent: str | None, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        time_ms = now_ms()
+        new = NewRun(name, parent, params, tags, now_ms())
         with self._lock:
-            run = self._deliver(parent, lambda store: store.start(name, parent, params, tags, time_ms))
+            run = self._deliver(parent, lambda store: store.start(new))
             self._spool.name = self._spool.name or run
             return run
 

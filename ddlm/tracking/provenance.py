@@ -29,7 +29,7 @@ def without_password(address: str) -> str:
     return re.sub(r"://[^/@\s]+@", "://***@", address)
 
 
-def provenance() -> dict[str, str]:
+def origin() -> dict[str, str]:
     """Tags: our version, the host, the command, and the git commit where the code stands in a repository."""
     tags = {"ddlm.version": ddlm.__version__, "host": socket.gethostname(), "command": Path(sys.argv[0]).name}
     commit = _git("rev-parse", "HEAD")

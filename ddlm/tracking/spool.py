@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from uuid import uuid4
 
 from ddlm.config import home
-from ddlm.tracking.backends import Backend, Refused, Row, Status, now_ms
+from ddlm.tracking.backends import Backend, NewRun, Refused, Row, Status, now_ms
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +40,12 @@ class EventFile:
     def open(self) -> None:
         """Nothing to do before the first line."""
 
-    def start(
-        self, name: str, parent: str | None, params: Mapping[str, str], tags: Mapping[str, str], time_ms: int
-    ) -> str:
-        run = uuid4().hex
-        self.name = self.name or run
-        self.started.add(run)
-        tags = {**tags, SPOOL_ID: run}
-        self.write("start", run, name=name, parent=parent, params=dict(params), tags=tags, time_ms=time_ms)
-        return run
+    def start(self, run: NewRun) -> str:
+        run_id = uuid4().hex
+        self.name = self.name or run_id
+        self.started.add(run_id)
+        self.write("start", run_id, **run._replace(tags={**run.tags, SPOOL_ID: run_id})._asdict())
+        return run_id
 
     def metrics(self, run: str, rows: Sequence[Row]) -> None:
         self.write("metrics", run, rows=rows)
@@ -145,8 +142,8 @@ def _send(backend: Backend, events: Sequence[Mapping[str, Any]]) -> None:
     for event in events:
         call, run, arguments = event["call"], event["run"], event["arguments"]
         if call == "start":
-            parent = ids.get(arguments["parent"], arguments["parent"])
-            ids[run] = backend.start(**{**arguments, "parent": parent})
+            new = NewRun(**arguments)
+            ids[run] = backend.start(new._replace(parent=ids.get(new.parent or "", new.parent)))
             running.add(run)
         else:
             CALLS[call](backend, ids.get(run, run), **arguments)

@@ -1,0 +1,30 @@
+"""What `ddlm run` calls: the flow in this process, beside a server of its own."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ddlm.config import UserError
+from flows.server import embedded
+
+if TYPE_CHECKING:
+    from ddlm.experiment.stages import Session
+    from ddlm.experiment.view import Summary
+
+
+def run(session: "Session", experiment: str, overrides: dict[str, Any] | None = None, until: str | None = None) -> "Summary":
+    """The full pipeline. The flow opens a session of its own, as it does on a worker; this one says how.
+
+    Raises: what the failed stage raised.
+    """
+    with embedded():
+        from flows.full_pipeline import full_pipeline  # after embedded(): it imports Prefect
+
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            logging.getLogger(name).addFilter(is_not_the_users_mistake)
+        return full_pipeline(experiment, overrides, until, sorted(session.force), session.verify)
+
+
+def is_not_the_users_mistake(record: logging.LogRecord) -> bool:
+    """The command line reports a mistake in one line; Prefect would add tracebacks and say it twice more."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, UserError) or (record.levelno >= logging.ERROR and "UserError" in record.getMessage()))

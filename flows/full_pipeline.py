@@ -1,0 +1,39 @@
+"""The whole pipeline: corpus to a published model and a Jetson bundle."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from ddlm.experiment import load_experiment
+from ddlm.experiment.stages import Session, needed_for
+from ddlm.experiment.view import Summary
+from tasks.corpus import corpus
+from tasks.evaluate import evaluate
+from tasks.export import export
+from tasks.publish import publish
+from tasks.render import render
+from tasks.shards import shards
+from tasks.stage import Progress
+from tasks.summary import show
+from tasks.tokenizer import tokenizer
+from tasks.train import train
+
+
+@flow(name="full-pipeline")
+def full_pipeline(
+    experiment: str = "configs/quick.toml",
+    overrides: dict[str, Any] | None = None,
+    until: str | None = None,
+    force: list[str] | None = None,
+    verify: bool = False,
+) -> Summary:
+    """Run an experiment's stages, as far as they are not cached, and put its folder together."""
+    tags = {"prefect.flow_run_id": str(flow_run.id)}
+    session = Session(load_experiment(experiment, overrides), force=frozenset(force or ()), verify=verify, tags=tags)
+    progress = Progress(session, wanted=needed_for(until))
+    for stage in (corpus, tokenizer, shards, train):
+        progress.run(stage)
+    progress.run(evaluate, render, export)
+    progress.run(publish)
+    return show(session.finish(progress.done))

@@ -1,0 +1,42 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ddlm.tracking import Tracker, TrackingConfig
+from ddlm.tracking.mlflow_client import connect
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database, migrated once."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder."""
+    monkeypatch.setenv("DDLM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def stored_home(home: Path, migrated: Path) -> Path:
+    """A home folder with a database, so that no test waits for its migration."""
+    home.mkdir()
+    shutil.copy(migrated, home / "mlflow.db")
+    return home
+
+
+@pytest.fixture
+def track() -> Callable[..., Tracker]:
+    """Makes trackers that flush only when a stage ends, unless told otherwise."""
+
+    def make(backend: str = "mlflow", uri: str | None = None, *, flush_every_s: float = 60.0, **given) -> Tracker:
+        config = TrackingConfig(backend=backend, uri=uri, flush_every_s=flush_every_s)
+        return Tracker(config, experiment="tale", params=given.get("params", {}), tags=given.get("tags", {}))
+
+    return make
