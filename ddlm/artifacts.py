@@ -170,7 +170,7 @@ def seal(folder: Path, stage: str) -> str:
     """Write the manifest of a finished folder and sync everything to disk. Returns the digest of its content."""
     files = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (MANIFEST, RUN_RECORD):
+        if path.is_file() and path not in (folder / MANIFEST, folder / RUN_RECORD):
             files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             _sync(path)
     digest = digest_of({"stage": stage, "files": files})

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,9 +100,13 @@ class Tokenizer:
         self.require_encodable(texts)
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_stories(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of stories as a model is trained on them: in the chat format where the tokenizer has one."""
+        stories = self.encode_batch(texts)
+        return [self.story_prefix + ids + self.story_suffix for ids in stories] if self.chat else stories
+
     def encode_story(self, text: str) -> list[int]:
-        """Ids of a story as a model is trained on it: in the chat format where the tokenizer has one."""
-        return self.story_prefix + self.encode(text) + self.story_suffix
+        return self.encode_stories([text])[0]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; special tokens are dropped."""
@@ -121,14 +126,16 @@ class Tokenizer:
             except UnicodeEncodeError:
                 raise UserError(f"text {text[:40]!r}: not valid UTF-8; give it in UTF-8") from None
             if self._alphabet is not None and not self._alphabet.issuperset(text):
-                unknown = "".join(sorted(set(text) - self._alphabet))
+                unknown = "".join(sorted(set(text) - self._alphabet)[:20])
                 raise UserError(
                     f"characters {unknown!r}: the tokenizer never saw them; leave them out, "
                     'or train with tokenizer.unknown="replace" or tokenizer.kind="bpe"'
                 )
 
     def _id(self, token: str) -> int:
-        return int(self.backend.get_vocab()[token])
+        id_ = self.backend.token_to_id(token)
+        assert id_ is not None
+        return id_
 
     def _closed_alphabet(self) -> frozenset[str] | None:
         if self.kind == "bpe" or self.backend.token_to_id(UNKNOWN) is not None:
@@ -216,9 +223,10 @@ def take_in(folder: Path, *, chat: bool) -> tokenizers.Tokenizer:
 def _require_exact(backend: tokenizers.Tokenizer, folder: Path) -> None:
     if _is_ours_by_character(backend):
         return
-    ids = backend.encode(PROBE, add_special_tokens=False).ids
-    byte_level = "ByteLevel" in str(backend.pre_tokenizer)
-    if not byte_level or backend.decode(ids, skip_special_tokens=True) != PROBE:
+    probes = [PROBE, PROBE.strip()]
+    encodings = backend.encode_batch(probes, add_special_tokens=False)
+    same = backend.decode_batch([encoding.ids for encoding in encodings], skip_special_tokens=True) == probes
+    if not same or "ByteLevel" not in str(backend.pre_tokenizer):
         raise UserError(
             f"tokenizer.pretrained {folder}: does not give every text back; wanted byte-level BPE without a normaliser"
         )
@@ -251,7 +259,7 @@ def _is_ours_by_character(backend: tokenizers.Tokenizer) -> bool:
 
 def _train_characters(corpus: Path, config: TokenizerConfig) -> tokenizers.Tokenizer:
     """Every character of the text (validation's too, which must be encodable) is a token: a BPE without merges."""
-    characters: set[str] = set()
+    characters = set(f"{CHAT_REQUEST}\n") if config.chat else set()
     for split, limit in (("train", config.train_stories), ("validation", None)):
         for batch in _texts(corpus, split, limit):
             characters.update(*batch)
@@ -281,14 +289,10 @@ def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
 def _texts(corpus: Path, split: str, limit: int | None) -> Iterator[list[str]]:
     from pyarrow import parquet  # 120 ms that `ddlm --help` need not wait for
 
-    left = limit
-    for batch in parquet.ParquetFile(corpus / f"{split}.parquet").iter_batches(1024, columns=["text"]):
-        texts = batch.column("text").to_pylist()[:left]
+    batches = parquet.ParquetFile(corpus / f"{split}.parquet").iter_batches(1024, columns=["text"])
+    stories = islice((text for batch in batches for text in batch.column("text").to_pylist()), limit)
+    while texts := list(islice(stories, 1024)):
         yield texts
-        if left is not None:
-            left -= len(texts)
-            if not left:
-                return
 
 
 def _utf8_bytes(token: str) -> int:

@@ -21,12 +21,13 @@ import psutil
 
 from ddlm.config import UserError, home
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ddlm.flows")  # shown as the library's lines are
 
 OWNER = "DDLM_SERVER_OWNER"
 """In a server's environment: `pid:start time` of the run that it belongs to."""
 STARTUP_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
+DELIVERY_TIMEOUT_S = 10.0
 CLOCK_TOLERANCE_S = 60.0
 """Start times are derived from the wall clock, which may be set while a run lasts."""
 
@@ -38,18 +39,35 @@ def embedded() -> Iterator[str]:
     Raises: UserError when the user's server does not answer or an explicit port is taken.
     """
     with environment():
-        from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, get_current_settings, temporary_settings
+        from prefect import settings
 
-        url = get_current_settings().api.url
+        url = settings.get_current_settings().api.url
         if url:
             require_answer(url)
             yield url
             return
         stop_leftovers()
-        with server() as url, temporary_settings(
-            {PREFECT_API_URL: url, PREFECT_LOCAL_STORAGE_PATH: os.environ["PREFECT_LOCAL_STORAGE_PATH"]}
-        ):
-            yield url
+        with server() as url:
+            own = {
+                settings.PREFECT_API_URL: url,
+                settings.PREFECT_LOCAL_STORAGE_PATH: os.environ["PREFECT_LOCAL_STORAGE_PATH"],
+                # Nobody watches a run of our own; the thread that beats holds up every run's end by up to a second.
+                settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+            }
+            with settings.temporary_settings(own):
+                try:
+                    yield url
+                finally:
+                    deliver()
+
+
+def deliver() -> None:
+    """Send what waits in Prefect's queues: logs, and the states of tasks, which travel as events."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=DELIVERY_TIMEOUT_S)
 
 
 @contextmanager
@@ -65,6 +83,7 @@ def environment() -> Iterator[None]:
     }
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
@@ -86,7 +105,6 @@ def require_answer(url: str) -> None:
 def server() -> Iterator[str]:
     """A server of our own on a loopback port; stopped on the way out, on Ctrl-C and SIGTERM too."""
     folder = Path(os.environ["PREFECT_HOME"])
-    folder.mkdir(parents=True, exist_ok=True)
     with sigterm_as_ctrl_c(), (folder / "server.log").open("ab") as log:
         # Two servers that migrate one fresh database at once break it; so the second one waits until the first is up.
         with (folder / "server.lock").open("a") as lock:

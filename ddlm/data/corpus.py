@@ -15,6 +15,7 @@ from pyarrow import parquet
 from ddlm.artifacts import Workspace
 from ddlm.config import UserError
 from ddlm.data import CorpusConfig
+from ddlm.data.progress import shown
 from ddlm.data.sources import Rows, open_splits, resolve
 
 __all__ = ["build", "clean", "iterate_stories", "read_stories", "resolve"]
@@ -38,7 +39,7 @@ def build(workspace: Workspace, *, seed: int, corpus: CorpusConfig, source: dict
     writers = {name: SplitWriter(workspace.output / f"{name}.parquet") for name in ("train", "validation")}
     for name in sorted(splits, reverse=True):  # validation first
         counts[name] = Counter(rows=0, empty=0, broken=0, duplicates=0)
-        stories = distinct(splits[name], seen, counts[name])
+        stories = distinct(shown(splits[name], f"reading {name}, stories"), seen, counts[name])
         placed = ((name, text) for _, text in stories) if "validation" in splits else hold_out(stories, corpus)
         for split, text in placed:
             writers[split].add(text)
@@ -103,6 +104,8 @@ class SplitWriter:
         self._writer.close()
 
     def _flush(self) -> None:
+        if not self._waiting:
+            return
         self._writer.write_table(pa.table([pa.array(self._waiting, pa.string())], schema=SCHEMA))
         self._waiting = []
 

@@ -33,10 +33,7 @@ def find_commit(corpus: CorpusConfig) -> str | None:
         commit = ask_hub(corpus)
     except ConnectionError as error:
         if corpus.offline == "error":
-            raise UserError(
-                f"corpus.source {corpus.source}: the hub can't be reached ({error}); take a local file or folder, "
-                'corpus.source="sample", or corpus.offline="sample"'
-            ) from None
+            raise _unreachable(corpus, error) from None
         logger.warning(
             "THE HUB CAN'T BE REACHED (%s): training on the few bundled sample stories instead of %s. "
             "The model will be much worse than on the dataset itself.",
@@ -79,8 +76,11 @@ def open_splits(corpus: CorpusConfig, commit: str, *, train: str, validation: st
 
     try:
         ask_hub(corpus)
+    except ConnectionError as error:
+        raise _unreachable(corpus, error) from None
+    try:
         splits = load_dataset(corpus.source, corpus.name, revision=commit, streaming=True)
-    except (ConnectionError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:  # no data files; several configurations
         raise UserError(f"corpus.source {corpus.source}: {_first_line(error)}") from None
     if train not in splits:
         raise UserError(f"corpus.train_split {train!r}: {corpus.source} has {', '.join(splits)}; take one of them")
@@ -118,6 +118,13 @@ def _ask(corpus: CorpusConfig) -> str:
     except (errors.HTTPError, OSError, ValueError) as error:  # ValueError: some network's login page, not JSON
         raise ConnectionError(_first_line(error)) from error
     return str(info.sha)
+
+
+def _unreachable(corpus: CorpusConfig, error: ConnectionError) -> UserError:
+    return UserError(
+        f"corpus.source {corpus.source}: the hub can't be reached ({error}); take a local file or folder, "
+        'corpus.source="sample", or corpus.offline="sample"'
+    )
 
 
 def _first_line(error: Exception) -> str:

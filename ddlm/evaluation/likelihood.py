@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddlm.data.shards import Rows
+from ddlm.data.packing import Rows
 
 Denoiser = Callable[[Tensor], Tensor]
 """ids int64[b, l], masks among them, to logits float32[b, l, v]."""
@@ -160,12 +160,6 @@ def exact_k_masks(rng: np.random.Generator, count: int, seq_len: int) -> np.ndar
 def is_text_position(rows: Rows) -> np.ndarray:
     """bool[n, seq_len]: the story's tokens and its first end token, not the tail behind it."""
     return np.asarray(np.arange(rows.tokens.shape[1]) < np.asarray(rows.text_tokens)[:, None])
-
-
-def story_numbers(tokens: np.ndarray, end_id: int) -> np.ndarray:
-    """int64[n], the story that each row belongs to: a row without an end token goes on in the next row."""
-    has_end = (tokens == end_id).any(axis=1)
-    return np.concatenate([[0], np.cumsum(has_end[:-1])]).astype(np.int64)
 
 
 def bootstrap_interval(

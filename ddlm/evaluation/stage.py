@@ -17,7 +17,8 @@ import torch
 
 from ddlm.artifacts import Workspace, sha256_file
 from ddlm.data.corpus import read_stories
-from ddlm.data.shards import Rows, read_rows
+from ddlm.data.packing import LAYOUTS, Encoder, Rows
+from ddlm.data.shards import read_manifest
 from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import EvaluationConfig, likelihood, report, text
 from ddlm.generation import DiffusionPipeline, Sample
@@ -58,8 +59,8 @@ def build(workspace: Workspace, *, seed: int, sampling: SamplingConfig, evaluati
     stories = read_stories(corpus, "validation")
     result = evaluate(
         DiffusionPipeline.from_pretrained(train, device="cuda" if torch.cuda.is_available() else "cpu"),
-        read_rows(shards, "validation"),
         stories,
+        layout=read_manifest(shards)["layout"],
         training_stories=read_stories(corpus, "train", limit=evaluation.corpus_stories),
         model=f"sha256:{sha256_file(train / WEIGHTS)}",
         evaluation=evaluation,
@@ -72,23 +73,22 @@ def build(workspace: Workspace, *, seed: int, sampling: SamplingConfig, evaluati
 
 def evaluate(
     pipeline: DiffusionPipeline,
-    rows: Rows,
     stories: Sequence[str],
     *,
     model: str,
     evaluation: EvaluationConfig,
     sampling: SamplingConfig,
     seed: int,
+    layout: str = "story",
     training_stories: Sequence[str] | None = None,
 ) -> Evaluation:
-    """Score a model on rows and on the stories that they were made from.
+    """Score a model: its likelihood on the first `evaluation.stories` stories, its texts beside all of them.
 
-    model: what the scores call the model. training_stories: without them nothing is said about copied text and words.
+    model: what the scores call the model. layout: how its training rows were made. training_stories: without them
+    nothing is said about copied text and known words.
     """
-    tokenizer = pipeline.tokenizer
-    story = likelihood.story_numbers(rows.tokens, tokenizer.end_id)
-    used = story < evaluation.stories
-    rows, story = Rows(rows.tokens[used], rows.text_bytes[used], rows.text_tokens[used]), story[used]
+    scored = stories[: evaluation.stories]
+    rows, story = rows_from_texts(pipeline.tokenizer, scored, pipeline.seq_len, layout)
     bound, protocols = _score_likelihood(pipeline, rows, story, evaluation, seed)
     free = _write_freely(pipeline, evaluation.num_samples, sampling, seed)
     continued = _continue_stories(pipeline, stories, evaluation, sampling, seed)
@@ -97,13 +97,13 @@ def evaluate(
         **{name: value for name, value in asdict(bound).items() if name != "row_nats"},
         "seed_protocols": protocols,
         **_score_text(samples, continued, stories, seed),
-        "lengths": _lengths([written.sample for written in free], stories, tokenizer),
+        "lengths": _lengths([written.sample for written in free], stories, pipeline.tokenizer),
         **({} if training_stories is None else _score_copying(samples, training_stories)),
         "samples": [asdict(written.sample) for written in free],
-        "data_digest": data_digest(tokenizer, rows, story),
+        "data_digest": data_digest(scored),
         "data": {
-            "stories": int(story[-1]) + 1,
-            "rows": len(story),
+            "stories": len(scored),
+            "rows": len(rows),
             "text_tokens": int(np.sum(rows.text_tokens)),
             "text_bytes": int(np.sum(rows.text_bytes)),
         },
@@ -113,14 +113,19 @@ def evaluate(
     return Evaluation(scores, rows, bound.row_nats, story, free, continued)
 
 
-def data_digest(tokenizer: Tokenizer, rows: Rows, story: np.ndarray) -> str:
-    """sha256 over the evaluated text, whatever the tokenizer and the row length: read back out of the rows."""
-    digest = hashlib.sha256()
-    is_text = likelihood.is_text_position(rows)
-    first_rows = np.flatnonzero(np.diff(story, prepend=-1))
-    for tokens, keep in zip(np.split(rows.tokens, first_rows[1:]), np.split(is_text, first_rows[1:]), strict=True):
-        digest.update(tokenizer.decode(tokens[keep]).encode() + b"\0")
-    return digest.hexdigest()
+def rows_from_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], seq_len: int, layout: str = "story"
+) -> tuple[Rows, np.ndarray]:
+    """Rows of the texts, and the number of the story that each row belongs to; of a packed row its own number."""
+    encoded = Encoder(tokenizer)(texts)
+    rows = Rows.join(list(LAYOUTS[layout]([encoded], seq_len, tokenizer.end_id)))
+    rows_per_story = -(-encoded.lengths // seq_len)
+    return rows, np.repeat(np.arange(len(texts)), rows_per_story) if layout == "story" else np.arange(len(rows))
+
+
+def data_digest(texts: Sequence[str]) -> str:
+    """sha256 over the evaluated text: the same for every tokenizer and row length."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def numbers_of(scores: Mapping[str, Any], prefix: str = "evaluation") -> Iterator[tuple[str, float]]:
@@ -196,12 +201,15 @@ def _continue_stories(
     fitting = list(islice((item for item in encoded if len(item[2]) < pipeline.seq_len), evaluation.num_continuations))
     if not fitting:
         return []
+    cut_character = "\N{REPLACEMENT CHARACTER}"  # the row may end between the bytes of one
     generation = pipeline.generate_batch([prompt for prompt, _, _ in fitting], sampling=sampling, seed=seed)
     return [
         Written(
             sample,
             continuation=tokenizer.decode(sample.tokens[len(prompt_ids) :]),
-            reference=tokenizer.decode(tokenizer.encode(rest)[: pipeline.seq_len - len(prompt_ids)]),
+            reference=tokenizer.decode(tokenizer.encode(rest)[: pipeline.seq_len - len(prompt_ids)]).rstrip(
+                cut_character
+            ),
         )
         for sample, (_, rest, prompt_ids) in zip(generation.samples, fitting, strict=True)
     ]

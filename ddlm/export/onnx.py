@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,17 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ddlm.artifacts import write_atomically
+from ddlm.export import MAX_OPSET
 
-MAX_OPSET = 20
-"""What TensorRT 10.3 (JetPack 6.2) takes."""
 NOISE_LEVELS = (0.25, 0.5, 0.75, 1.0)
 """Masked shares at which the two runtimes are compared."""
-MACHINE_FIELDS = ("metadata_props", "doc_string")
-"""Where the exporter writes source paths and stack traces."""
 
 
-class ParityError(RuntimeError):
-    """onnxruntime computes something else than torch."""
+class GraphError(ValueError):
+    """The graph is not what the bundle promises."""
 
 
 class Canvas(nn.Module):
@@ -51,32 +47,30 @@ def export_logits(model: nn.Module, seq_len: int, path: Path, opset: int) -> Non
             input_names=["ids"], output_names=["logits"], verbose=False,
         )  # fmt: skip
     assert program is not None
-    graph = program.model_proto
-    strip_machine(graph)
-    write_atomically(path, graph.SerializeToString(deterministic=True))
+    exported = program.model_proto
+    strip_machine(exported)
+    write_atomically(path, exported.SerializeToString(deterministic=True))
     check(path)
 
 
-def strip_machine(message: Any) -> None:
-    """Remove every stack trace and source path from a protobuf message and all that it holds."""
-    for field, value in message.ListFields():
-        if field.name in MACHINE_FIELDS:
-            message.ClearField(field.name)
-        elif field.message_type is not None:
-            for part in value if isinstance(value, Sequence) or hasattr(value, "__len__") else [value]:
-                strip_machine(part)
+def strip_machine(model: onnx.ModelProto) -> None:
+    """Remove the stack traces and source paths that the exporter leaves on everything."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def check(path: Path) -> None:
-    """Raises: onnx.checker.ValidationError for an invalid graph, ParityError for one that TensorRT 10.3 can't read."""
+    """Raises: onnx.checker.ValidationError for an invalid graph, GraphError for one that TensorRT 10.3 can't read."""
     onnx.checker.check_model(str(path), full_check=True)
     graph = onnx.load(str(path), load_external_data=False)
     opset = max(entry.version for entry in graph.opset_import)
     if opset > MAX_OPSET:
-        raise ParityError(f"{path.name} has opset {opset}; TensorRT 10.3 reads up to {MAX_OPSET}")
+        raise GraphError(f"{path.name} has opset {opset}; TensorRT 10.3 reads up to {MAX_OPSET}")
     outside = [tensor.name for tensor in graph.graph.initializer if tensor.external_data]
     if outside:
-        raise ParityError(f"{path.name} keeps {outside[0]} outside the file; the bundle ships one file")
+        raise GraphError(f"{path.name} keeps {outside[0]} outside the file; the bundle ships one file")
 
 
 def masked_batches(rows: NDArray[np.int32], mask_id: int, seed: int) -> list[NDArray[np.int32]]:
@@ -96,7 +90,7 @@ def parity(
     """Compare onnxruntime on the CPU with torch at the masked positions, the only ones that sampling reads.
 
     Returns the largest difference of logits, the share of equal best tokens, and KL(torch ‖ onnxruntime) in nats.
-    Raises: ParityError when the logits differ by more than `max_logit_difference`.
+    Raises: GraphError when the logits differ by more than `max_logit_difference`.
     """
     session = open_session(path)
     differences, agreements, divergences = [], [], []
@@ -115,7 +109,7 @@ def parity(
         "positions": len(torch.cat(agreements)),
     }
     if not result["max_logit_difference"] <= max_logit_difference:
-        raise ParityError(
+        raise GraphError(
             f"{path.name}: onnxruntime's logits differ from torch's by {result['max_logit_difference']:.3g}, "
             f"wanted at most export.max_logit_difference = {max_logit_difference:g}"
         )

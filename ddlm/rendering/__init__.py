@@ -23,9 +23,9 @@ class RenderingConfig(Section):
     width: int = Field(default=960, ge=320, le=3840)
     height: int = Field(default=600, ge=240, le=2160)
     font_size: int = Field(default=20, ge=8, le=72)
-    frame_ms: int = Field(default=80, ge=20)
-    """GIF players slow anything below 20 ms down."""
-    hold_s: float = Field(default=2.0, ge=0)
+    frame_ms: int = Field(default=80, ge=20, le=10_000, multiple_of=10)
+    """A GIF counts in 10 ms; players slow anything below 20 ms down."""
+    hold_s: float = Field(default=2.0, ge=0, le=600)
     """How long the finished text stays."""
 
     _theme_exists = field_validator("theme")(require_theme)

@@ -1,7 +1,7 @@
 """Screens: a plain terminal and a neon one."""
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from ddlm.rendering.layout import load_font
 from ddlm.rendering.storyboard import Mark, Moment
@@ -49,6 +49,8 @@ MAGENTA: Colour = (255, 0, 200)
 GREEN: Colour = (57, 255, 20)
 ORANGE: Colour = (255, 165, 60)
 WHITE: Colour = (240, 255, 240)
+GLOW = 1.1
+"""How bright the glow is beside its letter."""
 
 
 class Neon(Theme):
@@ -57,6 +59,7 @@ class Neon(Theme):
     font = MONO
     spacing = 1.4
     fade_steps = 3
+    glow_reach = 16
 
     @property
     def panel(self) -> Box:
@@ -66,6 +69,10 @@ class Neon(Theme):
     @property
     def header(self) -> Box:
         return Box(self.px(36), self.px(30), self.width - self.px(36), self.px(104))
+
+    @property
+    def title_line(self) -> int:
+        return self.header.top + self.px(29)
 
     def script(self, moment: Moment) -> Moment:
         return as_dialogue(moment, "▶ USER", "◀ ASSISTANT")
@@ -85,8 +92,8 @@ class Neon(Theme):
         draw = ImageDraw.Draw(light)
         self._corners(draw)
         draw.rounded_rectangle(_inclusive(self.header), self.px(10), outline=CYAN, width=self.px(1.5))
-        title = load_font("DejaVuSansMono-Bold", self.px(18))
-        draw.text((self.header.left + self.px(20), self.header.top + self.px(29)), "DDLM", CYAN, title, anchor="ls")
+        title, place = load_font("DejaVuSansMono-Bold", self.px(18)), (self.header.left + self.px(20), self.title_line)
+        draw.text(place, "DDLM // TEXT BY DENOISING", CYAN, title, anchor="ls")
         return shine(image, light, self.px(6))
 
     def _corners(self, draw: ImageDraw.ImageDraw) -> None:
@@ -102,7 +109,7 @@ class Neon(Theme):
         draw = ImageDraw.Draw(light)
         self._bar(draw, moment.step / moment.num_sampling_steps)
         counter = f"STEP {moment.step:03d}/{moment.num_sampling_steps:03d}"
-        place = (box.size[0] - self.px(20), self.px(29))
+        place = (box.size[0] - self.px(20), self.title_line - box.top)
         draw.text(place, counter, ORANGE, load_font(MONO, max(8, self.px(16))), anchor="rs")
         image.paste(shine(image.crop(box), light, self.px(5)), box[:2])
 
@@ -118,10 +125,12 @@ class Neon(Theme):
             draw.rectangle((x, top, x + segment - 1, bottom), colour if lit else mix((0, 0, 0), colour, 0.15))
 
     def paint_text(self, image: Image.Image, moment: Moment, size: int) -> None:
-        """Letters are light added to the screen; the glow ends where the panel ends."""
-        light = Image.new("RGB", self.panel.size)
-        self.write(ImageDraw.Draw(light), moment, size)
-        image.paste(shine(image.crop(self.panel), light, self.px(6)), self.panel[:2])
+        """Letters are light added to the screen; the glow ends a little outside the panel."""
+        text = Image.new("RGB", self.panel.size)
+        self.write(ImageDraw.Draw(text), moment, size)
+        light, reach = ImageOps.expand(text, self.px(self.glow_reach)), self.px(self.glow_reach)
+        place = Box(*(edge + by for edge, by in zip(self.panel, (-reach, -reach, reach, reach), strict=True)))
+        image.paste(shine(image.crop(place), light, self.px(6)), place[:2])
 
     def paint(self, moment: Moment, size: int) -> Image.Image:
         pixels = np.array(super().paint(moment, size))
@@ -133,7 +142,7 @@ def shine(image: Image.Image, light: Image.Image, radius: int) -> Image.Image:
     """The image with light and its glow added. Blurred at half size: a quarter of the work, the same look."""
     half = light.reduce(2).filter(ImageFilter.BoxBlur(radius / 2)).filter(ImageFilter.BoxBlur(radius / 2))
     glow = half.resize(light.size, Image.Resampling.BILINEAR)
-    return ImageChops.screen(ImageChops.add(image, glow.point(lambda value: value * 0.8)), light)
+    return ImageChops.screen(ImageChops.add(image, glow.point(lambda value: value * GLOW)), light)
 
 
 def _inclusive(box: Box) -> tuple[int, int, int, int]:

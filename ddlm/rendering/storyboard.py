@@ -127,8 +127,8 @@ def _cells(text: str, state: str, step: int) -> list[Cell]:
 
 
 def _places(count: int, dies: int) -> list[Cell]:
-    """The places of end tokens: a mask and a space each."""
-    return [Cell(char, dies=dies) for char in (MASK_SIGN + " ") * count]
+    """The places of end tokens: a space and a mask each."""
+    return [Cell(char, dies=dies) for char in (" " + MASK_SIGN) * count]
 
 
 def _alone(frame: Frame) -> Moment:

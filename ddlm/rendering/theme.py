@@ -14,6 +14,9 @@ from ddlm.rendering.storyboard import Mark, Moment
 
 Colour = tuple[int, int, int]
 
+CAPITAL = 0.72
+"""The height of a capital letter, and of a block, in font sizes."""
+
 
 class Box(NamedTuple):
     """Pixels; right and bottom are outside."""
@@ -86,23 +89,24 @@ class Theme(ABC):
         """Words and blocks, in coordinates of the panel."""
         font, height = load_font(self.font, size), line_height(size, self.spacing)
         for number, line in enumerate(wrap(moment.text, font, self.panel.size[0])):
-            baseline = number * height + (height + round(0.7 * size)) // 2
+            baseline = number * height + (height + round(CAPITAL * size)) // 2
             for piece in line.pieces:
-                for start, end, mark in stretches(piece, moment.marks):
-                    left = piece.x + font.getlength(moment.text[piece.start : start])
-                    right = piece.x + font.getlength(moment.text[piece.start : end])
-                    self._write_stretch(draw, moment.text[start:end], mark, (left, right, baseline), size)
-            if line.breaks:
-                draw.text((right, baseline), BREAK_SIGN, self.ink(Mark("masked")), font, anchor="ls")
+                right = self._write_piece(draw, moment, piece, baseline, size)
+                if line.breaks:
+                    draw.text((right, baseline), BREAK_SIGN, self.ink(Mark("masked")), font, anchor="ls")
 
-    def _write_stretch(
-        self, draw: ImageDraw.ImageDraw, text: str, mark: Mark, place: tuple[float, float, int], size: int
-    ) -> None:
-        left, right, baseline = place
-        if mark.state == "masked":
-            self.write_block(draw, Box(round(left), baseline - round(0.72 * size), round(right), baseline + 1), size)
-        elif mark.state != "gone":
-            draw.text((left, baseline), text, self.ink(mark), load_font(self.font, size), anchor="ls")
+    def _write_piece(self, draw: ImageDraw.ImageDraw, moment: Moment, piece: Piece, baseline: int, size: int) -> float:
+        """Returns the right edge."""
+        font, left = load_font(self.font, size), piece.x
+        for start, end, mark in stretches(piece, moment.marks):
+            right = piece.x + font.getlength(moment.text[piece.start : end])
+            if mark.state == "masked":
+                top = baseline - round(CAPITAL * size)
+                self.write_block(draw, Box(round(left), top, round(right), baseline + 1), size)
+            elif mark.state != "gone":
+                draw.text((left, baseline), moment.text[start:end], self.ink(mark), font, anchor="ls")
+            left = right
+        return left
 
     def write_block(self, draw: ImageDraw.ImageDraw, box: Box, size: int) -> None:
         """What stands for a masked stretch of a word."""

@@ -16,13 +16,13 @@ from ddlm.tracking.provenance import flat, origin
 from ddlm.tracking.spool import JsonLines
 from ddlm.tracking.wandb_runs import WandbRuns
 
-BACKENDS: Mapping[str, Callable[[str | None, str], Backend]] = {
+BACKENDS: Mapping[str, Callable[[str | None], Backend]] = {
     "mlflow": MlflowRuns,
     "wandb": WandbRuns,
     "jsonl": JsonLines,
     "none": Nothing,
 }
-"""Each takes the uri and the experiment's name."""
+"""Each takes the uri."""
 
 
 class TrackingConfig(Section):
@@ -60,7 +60,7 @@ class Tracker:
     def __init__(
         self, config: TrackingConfig, *, experiment: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
-        self._outbox = Outbox(BACKENDS[config.backend](config.uri, experiment), home() / "spool", config.flush_every_s)
+        self._outbox = Outbox(BACKENDS[config.backend](config.uri), experiment, home() / "spool", config.flush_every_s)
         self._experiment, self._params, self._tags = experiment, params, tags
         self._lock = threading.Lock()
         self._parent: str | None = None
@@ -88,7 +88,7 @@ class Tracker:
         uploads: Sequence[tuple[Path, str]] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Close the parent run with the final scores, files or folders (path, folder in the run) and tags."""
+        """Close the parent run with the final scores, tags, and files or folders (path, where in the run)."""
         if self._parent is None or self._ended:
             return
         self._outbox.log(self._parent, scores, step=0)

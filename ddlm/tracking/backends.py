@@ -29,8 +29,9 @@ class Row(NamedTuple):
 
 
 class NewRun(NamedTuple):
-    """A run to open. `parent` is the id of the run that it belongs to."""
+    """A run of an experiment to open. `parent` is the id of the run that it belongs to."""
 
+    experiment: str
     name: str
     parent: str | None
     params: Mapping[str, str]
@@ -58,9 +59,12 @@ class Backend(Protocol):
     def tag(self, run: str, tags: Mapping[str, str]) -> None: ...
 
     def upload(self, run: str, path: str, folder: str) -> None:
-        """Keep a file, or a folder's files, under `folder` in the run."""
+        """Keep a file or a folder by its own name under `folder` in the run; at the top when that is empty."""
 
     def end(self, run: str, status: Status, time_ms: int) -> None: ...
+
+    def close(self) -> None:
+        """Let go of what `open` took; nothing is sent after it."""
 
 
 class Nothing:
@@ -68,8 +72,8 @@ class Nothing:
 
     store = "none"
 
-    def __init__(self, uri: str | None, experiment: str) -> None:
-        del uri, experiment
+    def __init__(self, uri: str | None) -> None:
+        del uri
 
     def open(self) -> None:
         pass
@@ -88,6 +92,9 @@ class Nothing:
         pass
 
     def end(self, run: str, status: Status, time_ms: int) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 

@@ -53,12 +53,16 @@ def connect(uri: str) -> "MlflowClient":
         os.environ.setdefault(name, value)
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
-    if uri.startswith(("http://", "https://")):
+    if is_http(uri):
         _probe(uri)
         return _client(uri)
     if uri.startswith("sqlite:///"):
         return _open_database(uri)
     return _client(uri)
+
+
+def is_http(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 @contextmanager

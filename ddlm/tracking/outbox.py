@@ -23,8 +23,9 @@ T = TypeVar("T")
 class Outbox:
     """One run's way to its store. Thread-safe; nothing here raises because of a store."""
 
-    def __init__(self, backend: Backend, spool_folder: Path, flush_every_s: float) -> None:
-        self._backend, self._spool = backend, Spool(spool_folder, backend.store)
+    def __init__(self, backend: Backend, experiment: str, spool_folder: Path, flush_every_s: float) -> None:
+        self._backend, self._experiment = backend, experiment
+        self._spool = Spool(spool_folder, backend.store)
         self._flush_every_s = flush_every_s
         self._pending: deque[tuple[str, Row]] = deque()
         self._lock = threading.RLock()
@@ -46,7 +47,7 @@ class Outbox:
         return None if not run or run in self._spool.started else run
 
     def start(self, name: str, parent: str | None, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        new = NewRun(name, parent, params, tags, now_ms())
+        new = NewRun(self._experiment, name, parent, params, tags, now_ms())
         with self._lock:
             run = self._deliver(parent, lambda store: store.start(new))
             self._spool.name = self._spool.name or run
@@ -87,6 +88,7 @@ class Outbox:
         self._spool.close()
         if self._spool.is_used:
             self._replay(reopen=True)
+        self._backend.close()
 
     def _metrics(self, run: str, rows: list[Row]) -> None:
         self._deliver(run, lambda store: store.metrics(run, rows))

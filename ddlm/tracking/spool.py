@@ -84,8 +84,8 @@ class EventFile:
 class JsonLines(EventFile):
     """The backend `jsonl`: `tracking/<run id>.jsonl` in the home folder."""
 
-    def __init__(self, uri: str | None, experiment: str) -> None:
-        del uri, experiment
+    def __init__(self, uri: str | None) -> None:
+        del uri
         super().__init__(home() / "tracking", "jsonl")
 
 

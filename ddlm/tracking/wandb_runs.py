@@ -16,14 +16,15 @@ PROJECT = "ddlm"
 class WandbRuns:
     """The backend `wandb`. Raises: UserError when its package is missing."""
 
-    def __init__(self, uri: str | None, experiment: str) -> None:
+    store = "wandb"
+
+    def __init__(self, uri: str | None) -> None:
         if find_spec("wandb") is None:
             raise UserError(
                 "tracking.backend = 'wandb' needs the package wandb, which is not installed; "
                 "pip install 'ddlm[wandb]', or choose mlflow, jsonl or none"
             )
-        self.store = f"wandb:{experiment}"
-        self._uri, self._experiment = uri, experiment
+        self._uri = uri
         self._runs: dict[str, Any] = {}
 
     def open(self) -> None:
@@ -59,14 +60,18 @@ class WandbRuns:
         import wandb
 
         with _reaching():
-            artifact = wandb.Artifact(f"{self._experiment}-{folder.replace('/', '-')}-{Path(path).name}", type="output")
-            (artifact.add_dir if Path(path).is_dir() else artifact.add_file)(path)
+            artifact = wandb.Artifact(f"{run}-{Path(path).name}", type="output")
+            add = artifact.add_dir if Path(path).is_dir() else artifact.add_file
+            add(path, name=f"{folder}/{Path(path).name}".lstrip("/"))
             self._runs[run].log_artifact(artifact)
 
     def end(self, run: str, status: Status, time_ms: int) -> None:
         del time_ms
         with _reaching():
             self._runs.pop(run).finish(exit_code=0 if status == "FINISHED" else 1)
+
+    def close(self) -> None:
+        """Every run has been finished by its end."""
 
 
 @contextmanager

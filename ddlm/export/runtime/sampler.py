@@ -36,7 +36,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class Special:
     """The ids with a meaning of their own; a mask is never drawn."""
 
     end_id: int
@@ -52,16 +52,33 @@ class Moment:
     step: int
 
 
-def denoise(network: Network, canvas: Array, special: Vocabulary, sampling: Sampling, draw: tuple[int, int]) -> Iterator[Array]:
+@dataclass(frozen=True)
+class View:
+    """What a policy may look at: the masked positions before a step, with their logits."""
+
+    logits: Array
+    positions: Array
+    moment: Moment
+    end_id: int
+
+
+def canvas(prompt: list[int], seq_len: int, special: Special) -> Array:
+    """The prompt's tokens, then masks."""
+    return np.array(prompt + [special.mask_id] * (seq_len - len(prompt)), dtype=np.int64)
+
+
+def denoise(
+    network: Network, start: Array, special: Special, sampling: Sampling, draw: tuple[int, int]
+) -> Iterator[Array]:
     """The canvas after each step, until no position is masked. draw: the seed and the number of the sample."""
-    ids = canvas.copy()
+    ids = start.copy()
     total = int((ids == special.mask_id).sum())
     num_steps = min(sampling.num_sampling_steps, total)
     for step in range(num_steps):
         moment = Moment(*draw, step)
         masked = np.flatnonzero(ids == special.mask_id)
         logits = network(ids)[masked]
-        scores = POLICIES[sampling.unmasking](logits, masked, moment, special.end_id)
+        scores = POLICIES[sampling.unmasking](View(logits, masked, moment, special.end_id))
         opened = choose(scores, len(masked) - masked_after(total, step, num_steps))
         ids[masked[opened]] = draw_tokens(logits[opened], masked[opened], moment, sampling)
         yield ids.copy()
@@ -77,16 +94,17 @@ def choose(scores: Array, count: int) -> Array:
     return np.argsort(-scores, kind="stable")[:count]
 
 
-def random(logits: Array, positions: Array, moment: Moment, end_id: int) -> Array:
+def random(view: View) -> Array:
     """A random order."""
-    words: Array = draws.position_words(moment.seed, np.int64(moment.sample), np.int64(moment.step), positions)
+    sample, step = np.int64(view.moment.sample), np.int64(view.moment.step)
+    words: Array = draws.position_words(view.moment.seed, sample, step, view.positions)
     return words
 
 
-def confidence(logits: Array, positions: Array, moment: Moment, end_id: int) -> Array:
+def confidence(view: View) -> Array:
     """The most certain position first; one that wants the end token waits until no other is left."""
-    total = np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
-    wants_end = logits.argmax(axis=-1) == end_id
+    total = np.exp(view.logits - view.logits.max(axis=-1, keepdims=True)).sum(axis=-1)
+    wants_end = view.logits.argmax(axis=-1) == view.end_id
     scores: Array = -np.log(total) - np.float32(END_PENALTY) * wants_end.astype(np.float32)
     return scores
 
@@ -97,10 +115,16 @@ POLICIES = {"confidence": confidence, "random": random}
 def draw_tokens(logits: Array, positions: Array, moment: Moment, sampling: Sampling) -> Array:
     """One token for each row by the Gumbel-max trick in float64, over what the filters leave."""
     if sampling.temperature == 0:
-        return logits.argmax(axis=-1)
+        return best(logits)
     scaled = keep_likely(logits.astype(np.float64) / sampling.temperature, sampling)
     uniform = token_uniforms(positions, moment, vocab_size=logits.shape[-1])
-    return (scaled - np.log(-np.log(uniform))).argmax(axis=-1)
+    return best(scaled - np.log(-np.log(uniform)))
+
+
+def best(scores: Array) -> Array:
+    """The id with the largest score in each row; ties go to the lower id."""
+    ids: Array = scores.argmax(axis=-1)
+    return ids
 
 
 def token_uniforms(positions: Array, moment: Moment, vocab_size: int) -> Array:

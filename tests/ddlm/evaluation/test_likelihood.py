@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddlm.data.shards import Rows
+from ddlm.data.packing import Rows
 from ddlm.evaluation import likelihood
 
 
@@ -43,7 +43,9 @@ class Exact:
         return torch.stack([self.one(row.tolist()) for row in ids])
 
     def one(self, row):
-        visible = self.joint[tuple(slice(None) if token == self.vocab_size else slice(token, token + 1) for token in row)]
+        visible = self.joint[
+            tuple(slice(None) if token == self.vocab_size else slice(token, token + 1) for token in row)
+        ]
         axes = range(len(row))
         marginals = [visible.sum([axis for axis in axes if axis != i]).flatten() for i in axes]
         filled = [m if len(m) == self.vocab_size else torch.ones(self.vocab_size) for m in marginals]
@@ -124,7 +126,7 @@ def test_the_standard_error_is_the_spread_over_seeds():
     denoiser, rows = Table(3, 4), rows_of(list(product(range(3), repeat=4)))
     bounds = [likelihood.bound(denoiser, rows, mask_id=3, masks_per_row=4, seed=seed) for seed in range(40)]
     spread = np.std([bound.nll_nats for bound in bounds], ddof=1)
-    assert np.mean([bound.nll_nats_stderr for bound in bounds]) == pytest.approx(spread, rel=0.25)
+    assert np.mean([bound.nll_nats_stderr for bound in bounds]) == pytest.approx(spread, rel=0.2)
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_batch_size():
@@ -186,16 +188,17 @@ def test_s3s_loss_weighs_every_masked_token_alike():
     assert score.loss == pytest.approx(nats)
 
 
-def test_s3s_protocol_is_the_same_for_a_seed_and_measures_a_single_row():
+def test_s3s_protocol_is_the_same_for_a_seed_whatever_the_batch_size():
+    rows = rows_of([[1, 2, 0, 0], [1, 1, 2, 0], [2, 0, 0, 0]], text_tokens=[3, 4, 2])
+    scores = [likelihood.s3_protocol(Table(3, 4), rows, mask_id=3, seed=2, batch_size=size) for size in (1, 2, 8)]
+    for score in scores[1:]:
+        assert (score.loss, score.accuracy) == pytest.approx((scores[0].loss, scores[0].accuracy))
+
+
+def test_s3s_protocol_measures_even_a_single_row_that_a_draw_may_leave_without_masks():
     rows = rows_of([[1, 2, 0, 0]], text_tokens=[3])
-    scores = [likelihood.s3_protocol(Table(3, 4), rows, mask_id=3, seed=2, batch_size=size) for size in (1, 8)]
-    assert scores[0] == scores[1]
-    assert math.isfinite(scores[0].loss)
-
-
-def test_a_row_without_an_end_token_belongs_to_the_story_of_the_next_row():
-    tokens = np.array([[5, 0, 0], [5, 6, 7], [5, 6, 7], [5, 0, 0], [1, 2, 0]])
-    assert likelihood.story_numbers(tokens, end_id=0).tolist() == [0, 1, 1, 1, 2]
+    for seed in range(30):
+        assert likelihood.s3_protocol(uniform(3), rows, mask_id=3, seed=seed).loss == pytest.approx(math.log(3))
 
 
 def test_the_interval_is_a_bootstrap_over_stories():

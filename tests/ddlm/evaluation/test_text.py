@@ -36,7 +36,15 @@ def test_self_bleu_tells_equal_samples_from_different_ones():
 
 
 def test_words_lose_case_and_the_punctuation_around_them():
-    assert text.words_of("“Don’t go!” said Tim — then... he ran.") == ["don't", "go", "said", "tim", "then", "he", "ran"]
+    assert text.words_of("“Don’t go!” said Tim — then... he ran.") == [
+        "don't",
+        "go",
+        "said",
+        "tim",
+        "then",
+        "he",
+        "ran",
+    ]
 
 
 def test_distinct_counts_different_n_grams_over_all_of_them():

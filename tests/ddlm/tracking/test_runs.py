@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -136,13 +137,20 @@ def test_a_run_names_the_commit_of_its_code(stored_home, track, monkeypatch, tmp
 
 def test_a_failing_stage_fails_its_run_and_its_error_passes(stored_home, track):
     tracker = track()
-    with pytest.raises(ValueError, match="nan loss"), tracker.stage("train") as run:
-        run.log({"train/nll_nats": 3.0}, 1)
-        raise ValueError("nan loss")
+    runs = []
+
+    def build():
+        with tracker.stage("train") as run:
+            runs.append(run.id)
+            run.log({"train/nll_nats": 3.0}, 1)
+            raise ValueError("nan loss")
+
+    with pytest.raises(ValueError, match="nan loss"):
+        build()
     tracker.fail()
     client = client_of(stored_home)
-    assert client.get_run(run.id).info.status == "FAILED"
-    assert client.get_run(run.id).data.metrics == {"train/nll_nats": 3.0}
+    assert client.get_run(runs[0]).info.status == "FAILED"
+    assert client.get_run(runs[0]).data.metrics == {"train/nll_nats": 3.0}
     assert client.get_run(tracker.run_id).info.status == "FAILED"
 
 
@@ -162,15 +170,16 @@ def test_the_parent_ends_with_scores_files_and_tags(stored_home, track, tmp_path
     tracker = track()
     with tracker.stage("evaluate"):
         pass
-    uploads = [(tmp_path / "bundle", "bundle"), (tmp_path / "report.html", "evaluation")]
+    uploads = [(tmp_path / "bundle", ""), (tmp_path / "bundle", "copies"), (tmp_path / "report.html", "evaluation")]
     tracker.finish({"evaluation/bits_per_byte": 1.25}, uploads, {"digest.train": "abc"})
     client = client_of(stored_home)
     parent = client.get_run(tracker.run_id)
     assert parent.data.metrics == {"evaluation/bits_per_byte": 1.25}
     assert parent.data.tags["digest.train"] == "abc"
     assert parent.info.artifact_uri.startswith((stored_home / "mlartifacts").as_uri())
-    vocabulary = client.download_artifacts(tracker.run_id, "bundle/tokenizer/vocab.json", str(tmp_path))
-    assert open(vocabulary).read() == "{}"  # noqa: PTH123, SIM115
+    for folder in ("bundle", "copies/bundle"):
+        vocabulary = client.download_artifacts(tracker.run_id, f"{folder}/tokenizer/vocab.json", str(tmp_path))
+        assert Path(vocabulary).read_text() == "{}"
     assert [item.path for item in client.list_artifacts(tracker.run_id, "evaluation")] == ["evaluation/report.html"]
 
 

@@ -1,0 +1,205 @@
+"""The user's mistakes: one line on stderr, exit code 2, nothing lost."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ddlm.cli import main
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+TINY = str(CONFIGS / "tiny.toml")
+Ddlm = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ddlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ddlm:
+    """Runs a command in this process. Returns its exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ddlm", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        out, err = capsys.readouterr()
+        return int(exited.value.code or 0), out, err
+
+    return run
+
+
+def refused(result: tuple[int, str, str], *said: str) -> None:
+    """Exit code 2 and one line that says each of these."""
+    code, _, err = result
+    last = [line for line in err.splitlines() if line.startswith("ddlm: ")]
+    assert code == 2, err
+    assert len(last) == 1, err
+    assert "Traceback" not in err
+    for words in said:
+        assert words in last[0], err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.stepz=1", "unknown key training.stepz"),
+        ("training.steps=soon", "training.steps"),
+        ("training.steps=-3", "greater than or equal to 1"),
+        ("training.steps", "wanted section.key=value"),
+        ("rendering.theme=sepia", "unknown theme 'sepia'"),
+        ("training.device=cuda:7", "training.device"),
+    ],
+)
+def test_a_wrong_override(ddlm: Ddlm, override: str, said: str) -> None:
+    refused(ddlm("run", TINY, "--set", override, "--no-prefect"), said)
+
+
+def test_a_config_that_is_missing_or_not_toml(ddlm: Ddlm, tmp_path: Path) -> None:
+    refused(ddlm("run", str(tmp_path / "none.toml")), "no such file")
+    (tmp_path / "bad.toml").write_text("[training\nsteps=1")
+    refused(ddlm("config", str(tmp_path / "bad.toml")), "not valid TOML", "line")
+
+
+def test_an_unknown_stage(ddlm: Ddlm) -> None:
+    refused(ddlm("run", TINY, "--until", "trian", "--no-prefect"), "unknown stage 'trian'", "corpus")
+    refused(ddlm("run", TINY, "--force", "trian", "--no-prefect"), "unknown stage 'trian'")
+
+
+def run_on(ddlm: Ddlm, source: Path, *more: str) -> tuple[int, str, str]:
+    return ddlm("run", TINY, "--no-prefect", "--until", "tokenizer", "--set", f"corpus.source={source}", *more)
+
+
+def test_corpora_that_are_none(ddlm: Ddlm, tmp_path: Path) -> None:
+    refused(run_on(ddlm, tmp_path / "none.txt"), "no such file")
+    pd.DataFrame({"words": ["a"]}).to_parquet(tmp_path / "column.parquet")
+    refused(run_on(ddlm, tmp_path / "column.parquet"), "'text'", "words")
+    (tmp_path / "empty.txt").write_text("")
+    refused(run_on(ddlm, tmp_path / "empty.txt"), "0 stories")
+    (tmp_path / "three.txt").write_text("One day.\nTwo days.\nThree days.\n")
+    refused(run_on(ddlm, tmp_path / "three.txt"), "wanted at least 8")
+    (tmp_path / "junk.txt").write_bytes(bytes(range(256)) * 50)
+    refused(run_on(ddlm, tmp_path / "junk.txt"), "UTF-8")
+    (tmp_path / "junk.parquet").write_bytes(bytes(range(256)) * 50)
+    refused(run_on(ddlm, tmp_path / "junk.parquet"), "not a readable parquet file")
+    (tmp_path / "latin.txt").write_bytes("Ein Bär.\n".encode("latin-1") * 20)
+    refused(run_on(ddlm, tmp_path / "latin.txt"), "UTF-8")
+
+
+def test_a_vocabulary_that_the_text_can_not_support(ddlm: Ddlm) -> None:
+    result = ddlm("run", TINY, "--no-prefect", "--until", "tokenizer", "--set", "tokenizer.vocab_size=60000")
+    refused(result, "vocab_size", "60000")
+
+
+def test_an_unreachable_hub_names_the_local_alternatives(ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = ddlm("run", TINY, "--no-prefect", "--set", "corpus.source=roneneldan/TinyStories")
+    refused(result, "the hub can't be reached", "local file or folder", 'offline="sample"')
+
+
+def test_a_model_that_is_nowhere(ddlm: Ddlm) -> None:
+    refused(ddlm("generate", "nothing"), "model nothing", "no such folder or experiment")
+
+
+@pytest.fixture
+def broken_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_model_folder_with_a_file_missing(ddlm: Ddlm, broken_model: Path, name: str) -> None:
+    (broken_model / name).unlink()
+    refused(ddlm("generate", str(broken_model)), name, "missing")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_model_folder_with_a_file_truncated(ddlm: Ddlm, broken_model: Path, name: str) -> None:
+    path = broken_model / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(ddlm("generate", str(broken_model)), name)
+
+
+def test_a_pickle_is_never_loaded(ddlm: Ddlm, broken_model: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "loaded"),)
+
+    (broken_model / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    refused(ddlm("generate", str(broken_model)), "a pickle, which ddlm never loads")
+    (broken_model / "model.safetensors").rename(broken_model / "model.pt")
+    refused(ddlm("generate", str(broken_model)), "model.pt is a pickle")
+    assert not (tmp_path / "loaded").exists()
+
+
+def test_a_model_of_a_newer_format(ddlm: Ddlm, broken_model: Path) -> None:
+    config = json.loads((broken_model / "config.json").read_text())
+    (broken_model / "config.json").write_text(json.dumps({**config, "format_version": 99}))
+    refused(ddlm("generate", str(broken_model)), "format_version 99")
+
+
+def test_prompts_and_lengths_that_do_not_fit(ddlm: Ddlm, tiny_model: Path) -> None:
+    refused(ddlm("generate", str(tiny_model), "word " * 500), "tokens, but the model writes 64")
+    refused(ddlm("generate", str(tiny_model), "Once", "--length", "100"), "length 100")
+    refused(ddlm("infill", str(tiny_model), "no gap at all"), "mark gaps with ___")
+    refused(ddlm("infill", str(tiny_model), "___[100]"), "shorten the text")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--unmasking", "best", "unmasking"), ("--temperature", "-1", "temperature"), ("--top-p", "2", "top_p"),
+     ("--steps", "0", "num_sampling_steps")],
+)  # fmt: skip
+def test_sampling_out_of_range(ddlm: Ddlm, tiny_model: Path, option: str, value: str, said: str) -> None:
+    refused(ddlm("generate", str(tiny_model), option, value), said)
+
+
+def test_faces_refuse_what_they_do_not_know(ddlm: Ddlm, tiny_model: Path, tmp_path: Path) -> None:
+    refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.gif"), "--theme", "sepia"), "unknown theme")
+    refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.mp4")), ".gif")
+    refused(ddlm("evaluate", str(tiny_model), "--data", str(tmp_path / "none.parquet")), "none.parquet")
+    refused(ddlm("evaluate", str(tiny_model), "--data", TINY, "--budget", "huge"), "unknown budget 'huge'")
+
+
+def test_a_home_that_can_not_be_written(ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDLM_HOME", "/proc/nothing")
+    result = ddlm("run", TINY, "--no-prefect", "--until", "corpus")
+    refused(result, "set DDLM_HOME to a folder that can be written")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> object:
+    """A file system of 600 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch, small_disk: Path
+) -> None:
+    monkeypatch.setenv("DDLM_HOME", str(small_disk))
+    command = ("run", TINY, "--no-prefect", "--until", "train", "--set", "tracking.backend=none",
+               "--set", "model.d_model=128")  # fmt: skip
+    refused(ddlm(*command), "the disk is full")
+    assert list(small_disk.glob("artifacts/shards/*/manifest.json"))
+    assert not list(small_disk.glob("artifacts/train/*"))
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    monkeypatch.setattr(sys, "argv", ["ddlm", *command])
+    main_without_exit()
+    assert list(small_disk.glob("artifacts/train/*/manifest.json"))
+
+
+def main_without_exit() -> None:
+    try:
+        main()
+    except SystemExit as exited:
+        assert not exited.code

@@ -1,0 +1,205 @@
+"""The stage on a small untrained model folder, through the real corpus, tokenizer and pipeline."""
+
+import json
+import random
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ddlm.artifacts import Workspace
+from ddlm.data import ShardsConfig
+from ddlm.data.shards import build as build_shards
+from ddlm.data.shards import read_rows
+from ddlm.diffusion import SamplingConfig
+from ddlm.evaluation import BUDGETS, EvaluationConfig, stage
+from ddlm.generation import DiffusionPipeline
+from ddlm.model import ModelConfig
+from ddlm.model.folder import ModelFolder
+from ddlm.model.transformer import Denoiser
+from ddlm.tokenizer import Tokenizer, TokenizerConfig
+from ddlm.tokenizer import build as build_tokenizer
+
+SEQ_LEN = 24
+EVALUATION = EvaluationConfig(stories=10, masks_per_row=4, num_samples=3, num_continuations=4, prompt_words=5)
+SAMPLING = SamplingConfig(num_sampling_steps=4)
+
+
+class Recorder:
+    id = None
+
+    def __init__(self):
+        self.metrics = {}
+
+    def log(self, metrics, step):
+        self.metrics |= metrics
+
+
+def stories(count, seed):
+    """Sentences of chance, 8 to 40 words."""
+    rng = random.Random(seed)
+    words = ["the", "a", "fox", "hen", "Sue", "ran", "saw", "had", "big", "red", "“Hi!”", "and", "day", "sun", "café"]
+    return [" ".join(rng.choices(words, k=rng.randint(8, 40))).capitalize() + "." for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Folders of the artifacts that the stage reads; the model guesses with random weights."""
+    root = tmp_path_factory.mktemp("artifacts")
+    folders = {name: root / name for name in ("corpus", "tokenizer", "shards", "train", "scratch")}
+    for folder in folders.values():
+        folder.mkdir()
+    for split, (count, seed) in {"train": (40, 0), "validation": (15, 1)}.items():
+        pq.write_table(pa.table({"text": stories(count, seed)}), folders["corpus"] / f"{split}.parquet")
+    workspace = Workspace({"corpus": folders["corpus"]}, folders["tokenizer"], folders["scratch"], Recorder())
+    build_tokenizer(workspace, seed=0, tokenizer=TokenizerConfig(vocab_size=270), source=None)
+    workspace = Workspace(folders, folders["shards"], folders["scratch"], Recorder())
+    build_shards(workspace, seed=0, tokenizer=TokenizerConfig(), shards=ShardsConfig(seq_len=SEQ_LEN))
+    pipeline = random_pipeline(Tokenizer.load(folders["tokenizer"]))
+    pipeline.save_pretrained(folders["train"])
+    curve = "step,train/nll_nats,val/nll_nats,train/lr\n1,5.5,,0.1\n2,5.0,5.2,0.1\n"
+    (folders["train"] / "curve.csv").write_text(curve)
+    return folders
+
+
+def random_pipeline(tokenizer):
+    torch.manual_seed(0)
+    config = ModelConfig(d_model=16, num_layers=1, num_heads=2)
+    model = Denoiser(config, vocab_size=tokenizer.vocab_size, seq_len=SEQ_LEN).eval()
+    torch.nn.init.normal_(model.output.weight)
+    return DiffusionPipeline(model, tokenizer, ModelFolder.of(model, end_id=tokenizer.end_id, objective={}))
+
+
+def run_stage(inputs, output, evaluation=EVALUATION):
+    output.mkdir()
+    workspace = Workspace(inputs, output, inputs["scratch"], Recorder())
+    stage.build(workspace, seed=3, sampling=SAMPLING, evaluation=evaluation)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def built(inputs, tmp_path_factory):
+    return run_stage(inputs, tmp_path_factory.mktemp("evaluate") / "out")
+
+
+@pytest.fixture(scope="module")
+def scores(built):
+    return json.loads((built.output / "scores.json").read_text())
+
+
+def validation(inputs):
+    return pq.read_table(inputs["corpus"] / "validation.parquet")["text"].to_pylist()
+
+
+def test_the_stage_writes_what_it_promises(built):
+    names = {"scores.json", "samples.jsonl", "row_nats.parquet", "curve.png", "lengths.png", "report.html"}
+    assert {path.name for path in built.output.iterdir()} == names
+
+
+def test_scores_have_the_keys_that_others_rely_on(scores):
+    assert scores["bound"] == "upper"
+    assert scores["bits_per_byte_interval"][0] < scores["bits_per_byte"] < scores["bits_per_byte_interval"][1]
+    assert scores["nll_nats_stderr"] > 0
+    assert set(scores["seed_protocols"]["S3"]) == {"loss", "accuracy"}
+    for name in ("bleu", "bleu_free", "self_bleu"):
+        assert 0 <= scores[name] < 100.1
+    for name in ("masked_accuracy", "word_validity", "distinct_1", "distinct_2"):
+        assert 0 <= scores[name] <= 1
+    assert [set(sample) for sample in scores["samples"]] == [{"text", "tokens", "prompt", "seed"}] * 3
+    assert scores["model"].startswith("sha256:")
+    assert scores["copied"]["searched_stories"] == 40
+
+
+def test_the_bound_is_the_sum_over_rows_and_covers_the_first_stories_whole(inputs, built, scores):
+    table = pq.read_table(built.output / "row_nats.parquet").to_pandas()
+    first = validation(inputs)[: EVALUATION.stories]
+    tokenizer = Tokenizer.load(inputs["train"])
+    assert table.text_bytes.groupby(table.story).sum().tolist() == [len(text.encode()) for text in first]
+    rows_per_story = [-(-len(tokenizer.encode(text)) // SEQ_LEN) for text in first]
+    assert np.bincount(table.story).tolist() == rows_per_story
+    assert max(rows_per_story) > 1
+    assert scores["nll_nats"] == pytest.approx(table.nats.sum() / table.text_tokens.sum())
+    assert scores["bits_per_byte"] == pytest.approx(table.nats.sum() / np.log(2) / table.text_bytes.sum())
+    assert scores["data"] == {
+        "stories": 10,
+        "rows": len(table),
+        "text_tokens": table.text_tokens.sum(),
+        "text_bytes": table.text_bytes.sum(),
+    }
+
+
+def test_samples_keep_prompt_continuation_and_reference(inputs, built):
+    lines = [json.loads(line) for line in (built.output / "samples.jsonl").read_text().splitlines()]
+    tokenizer = Tokenizer.load(inputs["train"])
+    assert [line["kind"] for line in lines] == ["free"] * 3 + ["continuation"] * 4
+    for line, story in zip(lines[3:], validation(inputs), strict=False):
+        assert len(line["prompt"].split()) == min(5, len(story.split()) // 2)
+        assert story.startswith(line["prompt"] + line["reference"])
+        assert line["text"] == line["prompt"] + line["continuation"]
+        room = SEQ_LEN - len(tokenizer.encode(line["prompt"]))
+        assert len(tokenizer.encode(line["reference"])) <= room
+    assert any(
+        not story.endswith(line["reference"]) for line, story in zip(lines[3:], validation(inputs), strict=False)
+    )
+    assert all(line["reference"] is None and line["prompt"] == "" for line in lines[:3])
+
+
+def test_the_report_holds_the_samples_and_both_pictures(built, scores):
+    html = (built.output / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 2
+    assert f"{scores['bits_per_byte']:.3f}" in html
+    assert html.count("<blockquote") == 3 + 1 + 2 * 4
+
+
+def test_numbers_are_logged_under_their_paths(built, scores):
+    assert built.run.metrics["evaluation/bits_per_byte"] == scores["bits_per_byte"]
+    assert built.run.metrics["evaluation/seed_protocols/S3/loss"] == scores["seed_protocols"]["S3"]["loss"]
+    assert not [name for name in built.run.metrics if "settings" in name]
+
+
+def test_the_stage_gives_equal_bytes_again(inputs, built, tmp_path):
+    again = run_stage(inputs, tmp_path / "again")
+    for path in built.output.iterdir():
+        assert path.read_bytes() == (again.output / path.name).read_bytes(), path.name
+
+
+def test_the_digest_is_of_the_evaluated_text_alone(inputs, scores):
+    texts = validation(inputs)
+    tokenizer = Tokenizer.load(inputs["train"])
+    common = {"model": "m", "sampling": SAMPLING, "seed": 0}
+    narrow = EVALUATION.model_copy(update={"num_samples": 2, "num_continuations": 1})
+    same = stage.evaluate(random_pipeline(tokenizer), texts[:10], evaluation=narrow, **common).scores
+    other = stage.evaluate(random_pipeline(tokenizer), texts[1:], evaluation=narrow, **common).scores
+    assert same["data_digest"] == scores["data_digest"] != other["data_digest"]
+    assert not {"copied", "word_validity"} & set(same)
+
+
+def test_texts_become_the_rows_that_the_shards_hold(inputs):
+    rows, _ = stage.rows_from_texts(Tokenizer.load(inputs["train"]), validation(inputs), SEQ_LEN)
+    stored = read_rows(inputs["shards"], "validation")
+    for name in ("tokens", "text_bytes", "text_tokens"):
+        assert np.array_equal(getattr(rows, name), getattr(stored, name))
+
+
+def test_packed_rows_hold_the_same_text_and_each_is_a_unit_of_its_own(inputs):
+    tokenizer, texts = Tokenizer.load(inputs["train"]), validation(inputs)
+    rows, story = stage.rows_from_texts(tokenizer, texts, SEQ_LEN, "packed")
+    assert rows.text_bytes.sum() == sum(len(text.encode()) for text in texts)
+    assert rows.text_tokens.sum() == sum(len(tokenizer.encode(text)) + 1 for text in texts)
+    assert story.tolist() == list(range(len(rows)))
+
+
+def test_stories_too_short_to_continue_give_no_bleu_and_a_report(inputs):
+    pipeline = random_pipeline(Tokenizer.load(inputs["train"]))
+    result = stage.evaluate(pipeline, ["Fox", "Hen"], model="m", sampling=SAMPLING, seed=0, evaluation=EVALUATION)
+    assert result.scores["bleu"] is None
+    assert result.continued == []
+
+
+def test_a_larger_budget_never_measures_less():
+    budgets = [BUDGETS[name].model_dump() for name in ("quick", "standard", "full")]
+    for less, more in pairwise(budgets):
+        assert all(less[name] <= more[name] for name in less)

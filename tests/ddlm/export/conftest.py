@@ -1,0 +1,60 @@
+"""A small random model with strong opinions, and its bundle."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pyarrow import parquet
+
+import ddlm.data
+from ddlm.diffusion import SamplingConfig
+from ddlm.export import ExportConfig
+from ddlm.export.stage import export_bundle
+from ddlm.generation import DiffusionPipeline
+from ddlm.model import ModelConfig
+from ddlm.model.folder import ModelFolder
+from ddlm.model.transformer import Denoiser
+from ddlm.tokenizer import MASK, Tokenizer, TokenizerConfig, train_bpe
+
+SEQ_LEN = 32
+STORIES = Path(ddlm.data.__file__).with_name("sample.parquet")
+
+
+@pytest.fixture(scope="session")
+def stories() -> list[str]:
+    return parquet.read_table(STORIES, columns=["text"])["text"].to_pylist()[:40]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(stories: list[str]) -> Tokenizer:
+    backend = train_bpe([stories], TokenizerConfig(vocab_size=300))
+    backend.add_special_tokens([MASK])
+    return Tokenizer(backend)
+
+
+@pytest.fixture(scope="session")
+def pipeline(tokenizer: Tokenizer) -> DiffusionPipeline:
+    """Every layer acts, and the end token is often the best one, so that its penalty matters."""
+    torch.manual_seed(0)
+    config = ModelConfig(d_model=32, num_layers=2, num_heads=2)
+    model = Denoiser(config, vocab_size=tokenizer.vocab_size, seq_len=SEQ_LEN).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.normal_(std=weight.shape[1] ** -0.5)
+        model.output.weight[tokenizer.end_id] *= 3
+    return DiffusionPipeline(model, tokenizer, ModelFolder.of(model, end_id=tokenizer.end_id, objective={}))
+
+
+@pytest.fixture(scope="session")
+def rows(tokenizer: Tokenizer, stories: list[str]):
+    import numpy as np
+
+    return np.array([tokenizer.encode(story)[:SEQ_LEN] for story in stories[:2]], dtype=np.int32)
+
+
+@pytest.fixture(scope="session")
+def bundle(pipeline: DiffusionPipeline, rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("a place") / "bundle"
+    export_bundle(pipeline, folder, sampling=SamplingConfig(), export=ExportConfig(), rows=rows, seed=0)
+    return folder
