@@ -57,7 +57,8 @@ class Tokenizer:
         self.kind: Literal["bpe", "characters"] = "characters" if _is_ours_by_character(backend) else "bpe"
         self.chat: bool = backend.token_to_id(USER) is not None
         self.story_prefix, self.story_suffix = self._chat_format() if self.chat else ([], [])
-        self._specials = {token.content for token in backend.get_added_tokens_decoder().values()}
+        added = backend.get_added_tokens_decoder().values()
+        self._specials = {token.content for token in added if token.special}
         self._alphabet = self._closed_alphabet()
 
     @classmethod

@@ -136,12 +136,14 @@ def launch(port: int, log: int) -> psutil.Popen:
 
 
 def choose_port() -> int:
-    """PREFECT_SERVER_API_PORT where it is set, else a free one. Raises: UserError when the former is taken."""
-    wanted = os.environ.get("PREFECT_SERVER_API_PORT")
+    """PREFECT_SERVER_API_PORT where it is set, else a free one. Raises: UserError when the former can't be used."""
+    wanted = os.environ.get("PREFECT_SERVER_API_PORT", "0")
+    if not wanted.isdecimal():
+        raise UserError(f"PREFECT_SERVER_API_PORT {wanted}: wanted a number; give a free port, or unset it")
     with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", int(wanted or 0)))
+            probe.bind(("127.0.0.1", int(wanted)))
         except OSError as error:
             raise UserError(
                 f"PREFECT_SERVER_API_PORT {wanted}: can't be used ({error.strerror}); give a free port, or unset it "

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ class RandomRows:
     seq_len: int
     batch_size: int
 
-    def batch(self, step: int) -> np.ndarray:
-        generator = np.random.default_rng(step)
-        return generator.integers(0, self.vocab_size, (self.batch_size, self.seq_len), dtype=np.int32)
+    def batches(self, start_step: int, device: torch.device) -> Iterator[torch.Tensor]:
+        generator = torch.Generator().manual_seed(start_step)
+        while True:
+            yield torch.randint(self.vocab_size, (self.batch_size, self.seq_len), generator=generator).to(device)
 
 
 class Silent:
@@ -70,7 +71,8 @@ def measure(experiment: Experiment) -> dict[str, Any]:
 
 def _time_steps(trainer: Trainer, state: TrainState) -> tuple[float, float]:
     """Median seconds of a step, and of its optimizer part alone."""
-    steps = [timed(lambda: trainer.train_step(state), trainer.device) for _ in range(WARM_UP + MEASURED)]
+    batches = trainer.loader.batches(0, trainer.device)
+    steps = [timed(lambda: trainer.train_step(state, next(batches)), trainer.device) for _ in range(WARM_UP + MEASURED)]
     for parameter in state.model.parameters():
         parameter.grad = torch.randn_like(parameter) * 1e-3
 

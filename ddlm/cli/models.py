@@ -9,7 +9,7 @@ import typer
 
 from ddlm.config import UserError, parse
 from ddlm.diffusion import SamplingConfig
-from ddlm.evaluation import BUDGETS, EvaluationConfig
+from ddlm.evaluation import BUDGETS
 from ddlm.export import ExportConfig
 from ddlm.rendering import RenderingConfig, require_theme
 
@@ -109,16 +109,17 @@ def evaluate(
 
     Example: ddlm evaluate quick --data validation.parquet --budget quick --json
     """
-    from ddlm.data.corpus import read_file
-    from ddlm.evaluation.stage import evaluate_texts
-    from ddlm.generation import DiffusionPipeline
-
     if budget not in BUDGETS:
         raise UserError(f"unknown budget {budget!r}; wanted one of {', '.join(BUDGETS)}")
-    pipeline = DiffusionPipeline.from_pretrained(model)
-    config = EvaluationConfig(**BUDGETS[budget])
-    scores = evaluate_texts(pipeline, list(read_file(data)), evaluation=config, sampling=SamplingConfig(), seed=seed)
-    scores["model"] = model
+    from ddlm.data.corpus import read_source
+    from ddlm.evaluation import stage
+    from ddlm.generation import DiffusionPipeline
+
+    stories = read_source(data)
+    scores = stage.evaluate(
+        DiffusionPipeline.from_pretrained(model), stories, model=model, evaluation=BUDGETS[budget],
+        sampling=SamplingConfig(), seed=seed,
+    ).scores  # fmt: skip
     if json_:
         typer.echo(json.dumps(scores))
     else:
@@ -162,13 +163,15 @@ def export(
 
     Example: ddlm export quick -o bundle
     """
-    from ddlm.data.corpus import read_file
-    from ddlm.data.shards import rows_from_texts
+    from ddlm.data.corpus import read_source
+    from ddlm.evaluation.stage import rows_from_texts
     from ddlm.export.stage import export_bundle
     from ddlm.generation import DiffusionPipeline
 
     pipeline = DiffusionPipeline.from_pretrained(model)
-    rows = rows_from_texts(pipeline.tokenizer, list(read_file(data)), pipeline.seq_len) if data else None
+    rows = None
+    if data:
+        rows = rows_from_texts(pipeline.tokenizer, read_source(data), pipeline.seq_len)[0].tokens
     export_bundle(pipeline, output, sampling=SamplingConfig(), export=ExportConfig(), rows=rows, seed=seed)
     typer.echo(str(output))
 

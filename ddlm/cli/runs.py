@@ -46,8 +46,8 @@ def run(
         require_stage(until)
     session = Session(experiment, force=frozenset(force or []), verify=verify)
     if no_prefect:
-        done = run_plainly(session, until)
-        show(session.finish(done))
+        with session:
+            show(session.finish(run_plainly(session, until)))
         return
     found = {entry.name: entry for entry in entry_points(group="ddlm.flows")}
     if "full-pipeline" not in found:

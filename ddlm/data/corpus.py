@@ -5,6 +5,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ddlm.artifacts import Workspace
 from ddlm.config import UserError
 from ddlm.data import CorpusConfig
 from ddlm.data.progress import shown
-from ddlm.data.sources import Rows, open_splits, resolve
+from ddlm.data.sources import Rows, open_splits, require_local, resolve
 
 __all__ = ["build", "clean", "iterate_stories", "read_stories", "resolve"]
 
@@ -123,6 +124,16 @@ def read_stories(folder: Path, split: str, limit: int | None = None) -> list[str
         if len(stories) == limit:
             break
         stories.append(text)
+    return stories
+
+
+def read_source(path: Path, limit: int | None = None) -> list[str]:
+    """Cleaned, distinct stories of a local file or folder that is no artifact. Raises: UserError where there are none."""
+    config = CorpusConfig(source=str(path))
+    rows = chain.from_iterable(open_splits(config, require_local(path)).values())
+    stories = [text for _, text in islice(distinct(rows, set(), Counter()), limit)]
+    if not stories:
+        raise UserError(f"{path}: no stories in it; give a file of parquet, jsonl or txt with text")
     return stories
 
 

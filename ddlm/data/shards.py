@@ -19,7 +19,7 @@ from ddlm.data.packing import LAYOUTS, Encoded, Encoder, Rows
 from ddlm.data.progress import shown
 from ddlm.tokenizer import Tokenizer, TokenizerConfig
 
-__all__ = ["Rows", "build", "iterate_rows", "read_manifest", "read_rows", "row_dtype"]
+__all__ = ["Rows", "build", "iterate_rows", "pack", "read_manifest", "read_rows", "row_dtype"]
 
 FORMAT_VERSION = 1
 MANIFEST = "rows.json"
@@ -28,29 +28,33 @@ TOKENS_PER_ROW_GROUP = 1 << 19
 
 
 def build(workspace: Workspace, *, seed: int, tokenizer: TokenizerConfig, shards: ShardsConfig) -> None:  # noqa: ARG001
+    """The shards stage: `pack` on its inputs."""
+    pack(workspace.inputs["corpus"], Tokenizer.load(workspace.inputs["tokenizer"]), workspace.output, shards)
+
+
+def pack(corpus: Path, tokenizer: Tokenizer, output: Path, shards: ShardsConfig) -> None:
     """Write `<split>-00000.parquet` … and rows.json. Equal input gives equal bytes; memory does not grow with it.
 
     Raises: UserError for characters that the tokenizer can't encode.
     """
-    loaded = Tokenizer.load(workspace.inputs["tokenizer"])
     splits = {}
     for split in ("train", "validation"):
-        batches = encode(workspace.inputs["corpus"] / f"{split}.parquet", loaded, shards.workers or os.cpu_count() or 1)
-        writer = ShardWriter(workspace.output, split, loaded.vocab_size, shards)
-        for rows in LAYOUTS[shards.layout](batches, shards.seq_len, loaded.end_id):
+        batches = encode(corpus / f"{split}.parquet", tokenizer, shards.workers or os.cpu_count() or 1)
+        writer = ShardWriter(output, split, tokenizer.vocab_size, shards)
+        for rows in LAYOUTS[shards.layout](batches, shards.seq_len, tokenizer.end_id):
             writer.add(rows)
         splits[split] = writer.close()
     manifest = {
         "format_version": FORMAT_VERSION,
         "seq_len": shards.seq_len,
-        "vocab_size": loaded.vocab_size,
-        "end_id": loaded.end_id,
-        "mask_id": loaded.mask_id,
+        "vocab_size": tokenizer.vocab_size,
+        "end_id": tokenizer.end_id,
+        "mask_id": tokenizer.mask_id,
         "layout": shards.layout,
-        "dtype": row_dtype(loaded.vocab_size).name,
+        "dtype": row_dtype(tokenizer.vocab_size).name,
         "splits": splits,
     }
-    (workspace.output / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (output / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def encode(corpus: Path, tokenizer: Tokenizer, workers: int) -> Iterator[Encoded]:

@@ -41,6 +41,13 @@ def resolve(corpus: CorpusConfig) -> dict[str, Any]:
     return {"kind": "hub", "dataset": corpus.source, "commit": commit} if commit else _sample()
 
 
+def require_local(path: Path) -> dict[str, Any]:
+    """A document as `resolve` gives it, without the digests. Raises: UserError for a missing file."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; give a file or folder of parquet, jsonl or txt")
+    return {"kind": "local", "files": {str(file): "" for file in _files(path)}}
+
+
 def open_splits(corpus: CorpusConfig, source: dict[str, Any]) -> dict[str, Rows]:
     """The rows of what `resolve` found, by `train` and, where the source has such a split, `validation`."""
     train, validation = parse_split(corpus.train_split), parse_split(corpus.validation_split)

@@ -24,6 +24,6 @@ class EvaluationConfig(Section):
 BUDGETS = {
     "quick": EvaluationConfig(stories=64, masks_per_row=8, num_samples=8, num_continuations=8),
     "standard": EvaluationConfig(),
-    "full": EvaluationConfig(stories=2**31, masks_per_row=64, num_samples=1000, num_continuations=500),
+    "full": EvaluationConfig(stories=2**31, masks_per_row=64, num_samples=200, num_continuations=200),
 }
 """What `ddlm evaluate --budget` may spend; 2^31 stories are all there are."""

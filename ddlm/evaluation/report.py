@@ -220,7 +220,7 @@ def _copied(scores: Mapping[str, Any]) -> str:
     copied = scores.get("copied")
     if copied is None:
         return ""
-    runs = ", ".join(str(words) for words in copied["overlap_words"])
+    runs = ", ".join(str(sample["longest_overlap_words"]) for sample in scores["samples"])
     return (
         "<h2>How much is copied</h2>"
         f"<p>The longest run of words that a free sample shares with one of the first {copied['searched_stories']:,} "

@@ -27,6 +27,8 @@ from ddlm.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+SAMPLES_AT_ONCE = 32
+
 
 @dataclass(frozen=True)
 class Written:
@@ -90,16 +92,21 @@ def evaluate(
     scored = stories[: evaluation.stories]
     rows, story = rows_from_texts(pipeline.tokenizer, scored, pipeline.seq_len, layout)
     bound, protocols = _score_likelihood(pipeline, rows, story, evaluation, seed)
-    free = _write_freely(pipeline, evaluation.num_samples, sampling, seed)
+    free = [
+        Written(sample, sample.text) for sample in _generate(pipeline, [""] * evaluation.num_samples, sampling, seed)
+    ]
     continued = _continue_stories(pipeline, stories, evaluation, sampling, seed)
     samples = [written.sample.text for written in free]
+    copying, copied = (
+        ([{}] * len(samples), {}) if training_stories is None else text.judge_copying(samples, training_stories)
+    )
     scores = {
         **{name: value for name, value in asdict(bound).items() if name != "row_nats"},
         "seed_protocols": protocols,
         **_score_text(samples, continued, stories, seed),
         "lengths": _lengths([written.sample for written in free], stories, pipeline.tokenizer),
-        **({} if training_stories is None else _score_copying(samples, training_stories)),
-        "samples": [asdict(written.sample) for written in free],
+        **copied,
+        "samples": [{**asdict(written.sample), **own} for written, own in zip(free, copying, strict=True)],
         "data_digest": data_digest(scored),
         "data": {
             "stories": len(scored),
@@ -182,9 +189,13 @@ def _score_likelihood(
     return bound, {"S3": asdict(likelihood.s3_protocol(pipeline.model, rows, **common))}
 
 
-def _write_freely(pipeline: DiffusionPipeline, count: int, sampling: SamplingConfig, seed: int) -> list[Written]:
-    generation = pipeline.generate(num_samples=count, sampling=sampling, seed=seed)
-    return [Written(sample, sample.text) for sample in generation.samples]
+def _generate(pipeline: DiffusionPipeline, prompts: Sequence[str], sampling: SamplingConfig, seed: int) -> list[Sample]:
+    """One text a prompt, in batches of bounded memory; each batch has a seed of its own, which its samples name."""
+    samples: list[Sample] = []
+    for batch, start in enumerate(range(0, len(prompts), SAMPLES_AT_ONCE)):
+        at_once = prompts[start : start + SAMPLES_AT_ONCE]
+        samples += pipeline.generate_batch(at_once, sampling=sampling, seed=seed + batch).samples
+    return samples
 
 
 def _continue_stories(
@@ -199,10 +210,8 @@ def _continue_stories(
     begun = (text.split_at_word(story, evaluation.prompt_words) for story in stories)
     encoded = ((prompt, rest, tokenizer.encode(prompt)) for prompt, rest in begun if prompt)
     fitting = list(islice((item for item in encoded if len(item[2]) < pipeline.seq_len), evaluation.num_continuations))
-    if not fitting:
-        return []
     cut_character = "\N{REPLACEMENT CHARACTER}"  # the row may end between the bytes of one
-    generation = pipeline.generate_batch([prompt for prompt, _, _ in fitting], sampling=sampling, seed=seed)
+    samples = _generate(pipeline, [prompt for prompt, _, _ in fitting], sampling, seed)
     return [
         Written(
             sample,
@@ -211,7 +220,7 @@ def _continue_stories(
                 cut_character
             ),
         )
-        for sample, (_, rest, prompt_ids) in zip(generation.samples, fitting, strict=True)
+        for sample, (_, rest, prompt_ids) in zip(samples, fitting, strict=True)
     ]
 
 
@@ -226,26 +235,6 @@ def _score_text(
         "self_bleu": text.self_bleu(samples),
         "distinct_1": text.distinct(samples, 1),
         "distinct_2": text.distinct(samples, 2),
-    }
-
-
-def _score_copying(samples: Sequence[str], training_stories: Sequence[str]) -> dict[str, Any]:
-    corpus = text.CorpusIndex.of(training_stories)
-    overlaps = text.longest_overlaps(samples, corpus)
-    longest = max(overlaps, key=lambda overlap: overlap.words)
-    shares = [
-        overlap.words / max(len(text.words_of(sample)), 1) for overlap, sample in zip(overlaps, samples, strict=True)
-    ]
-    return {
-        "word_validity": text.word_validity(samples, corpus),
-        "copied": {
-            "longest_overlap_words": longest.words,
-            "longest_overlap_text": longest.text,
-            "mean_overlap_words": float(np.mean([overlap.words for overlap in overlaps])),
-            "mean_overlap_share": float(np.mean(shares)),
-            "overlap_words": [overlap.words for overlap in overlaps],
-            "searched_stories": len(training_stories),
-        },
     }
 
 

@@ -4,6 +4,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sacrebleu.metrics import BLEU
@@ -87,6 +88,35 @@ class CorpusIndex:
 
     def encode(self, words: Sequence[str]) -> list[int]:
         return [self.ids.get(word, self.unknown_id) for word in words]
+
+
+def judge_copying(
+    samples: Sequence[str], training_stories: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """How much of the samples is the corpus's: for each of them, and over all of them.
+
+    The words that some training story has, and the longest run of words that a sample shares with one story. Case and
+    punctuation are ignored.
+    """
+    corpus = CorpusIndex.of(training_stories)
+    overlaps = longest_overlaps(samples, corpus)
+    longest = max(overlaps, key=lambda overlap: overlap.words)
+    each = [
+        {
+            "word_validity": word_validity([sample], corpus),
+            "longest_overlap_words": overlap.words,
+            "longest_overlap_share": overlap.words / max(len(words_of(sample)), 1),
+        }
+        for sample, overlap in zip(samples, overlaps, strict=True)
+    ]
+    copied = {
+        "longest_overlap_words": longest.words,
+        "longest_overlap_text": longest.text,
+        "mean_overlap_words": _mean(one["longest_overlap_words"] for one in each),
+        "mean_overlap_share": _mean(one["longest_overlap_share"] for one in each),
+        "searched_stories": len(training_stories),
+    }
+    return each, {"word_validity": word_validity(samples, corpus), "copied": copied}
 
 
 def word_validity(samples: Sequence[str], corpus: CorpusIndex) -> float:

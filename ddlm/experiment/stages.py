@@ -89,6 +89,13 @@ class Session:
             tags=dict(self.tags),
         )
 
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.tracker.fail()
+
     def key(self, name: str, inputs: Iterable[Artifact]) -> str:
         """The stage's key: its config, its inputs' digests, the seed, its source outside and its code."""
         stage = STAGES[name]

@@ -43,8 +43,8 @@ class Paper(Theme):
     def ink(self, mark: Mark) -> Colour:
         if mark.state == "prompt":
             return PROMPT
-        if mark.state == "masked":
-            return BLOCK
+        if mark.state in ("masked", "sign"):
+            return BLOCK if mark.state == "masked" else QUIET
         return mix(ACCENT, INK, mark.age / self.fade_steps)
 
     def write_block(self, draw: ImageDraw.ImageDraw, box: Box, size: int) -> None:

@@ -41,7 +41,7 @@ class Terminal(Theme):
         return as_dialogue(moment, "[You]:", "[Assistant]:")
 
     def ink(self, mark: Mark) -> Colour:
-        return self.dim if mark.state == "masked" else self.foreground
+        return self.dim if mark.state in ("masked", "sign") else self.foreground
 
 
 CYAN: Colour = (0, 229, 255)
@@ -80,7 +80,7 @@ class Neon(Theme):
     def ink(self, mark: Mark) -> Colour:
         if mark.state in ("prompt", "label"):
             return CYAN
-        if mark.state == "masked":
+        if mark.state in ("masked", "sign"):
             return mix((0, 0, 0), GREEN, 0.28)
         return mix(WHITE, GREEN, mark.age / self.fade_steps)
 

@@ -1,7 +1,9 @@
 """Frames of a denoising as moments that all stand on the same text: the union of everything that ever appears."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from ddlm.generation import MASK_SIGN, Frame
@@ -10,7 +12,7 @@ NEVER = 1 << 30
 
 
 class Mark(NamedTuple):
-    """What a character is at a moment: prompt, shown, masked, gone (its place stays empty) or label.
+    """What a character is at a moment: prompt, shown, masked, gone (its place stays empty), label or break sign.
 
     age: steps since a shown character was opened.
     """
@@ -78,24 +80,22 @@ def union(frames: Sequence[Frame]) -> list[Cell]:
     for span in first.spans:
         parts += [Hole(len(span.text))] if span.state == "masked" else _cells(span.text, span.state, first.step)
     for frame in following:
-        parts = list(_advance(parts, frame, is_last=frame is frames[-1]))
+        parts = list(_advance(parts, frame))
     return [cell for part in parts for cell in (_places(part, NEVER) if isinstance(part, Hole) else [part])]
 
 
-def _advance(parts: Sequence[Cell | Hole], frame: Frame, *, is_last: bool) -> Iterator[Cell | Hole]:
-    """The union after one more frame. The last frame may stop early: at the first end token."""
-    spans = [span for span in frame.spans if span.text]
-    known = [(char, span.state) for span in spans for char in span.text][::-1]
+def _advance(parts: Sequence[Cell | Hole], frame: Frame) -> Iterator[Cell | Hole]:
+    """The union after one more frame, which may stop early: the last one does, at its first end token."""
+    known = [(char, span.state) for span in frame.spans for char in span.text][::-1]
     for part in parts:
         if isinstance(part, Hole):
             yield from _open(part, known, frame.step)
         elif part.dies <= frame.step:
             yield part
-        elif known and known[-1][0] == part.char and known[-1][1] in ("shown", "prompt"):
-            known.pop()
-            yield part
-        elif is_last and not known:
+        elif not known:
             part.dies = frame.step
+            yield part
+        elif known.pop()[0] == part.char:
             yield part
         else:
             raise MisfitError
@@ -104,25 +104,21 @@ def _advance(parts: Sequence[Cell | Hole], frame: Frame, *, is_last: bool) -> It
 
 
 def _open(hole: Hole, known: list[tuple[str, str]], step: int) -> Iterator[Cell | Hole]:
-    """What a hole turned into. Masks that went without a character were end tokens: their places become empty."""
-    masked, opened = 0, 0
-    while known and (known[-1][1] == "new" or (known[-1][1] == "masked" and masked < hole)):
-        char, state = known.pop()
-        if state == "new":
-            opened += 1
-            yield from _cells(char, state, step)
-            continue
-        run = 1
-        while known and known[-1][1] == "masked" and masked + run < hole:
-            known.pop()
-            run += 1
-        masked += run
-        yield Hole(run)
-    if not opened:
-        yield from _places(hole - masked, step)
+    """What a hole turned into. Masks that went without a character were end tokens: their places become empty.
+
+    known: the frame's characters and their states, the next one last; those of this hole are taken.
+    """
+    taken = []
+    while known and known[-1][1] in ("new", "masked"):
+        taken.append(known.pop())
+    for state, group in groupby(taken, itemgetter(1)):
+        chars = [char for char, _ in group]
+        yield from [Hole(len(chars))] if state == "masked" else _cells(chars, state, step)
+    if all(state == "masked" for _, state in taken):
+        yield from _places(hole - len(taken), step)
 
 
-def _cells(text: str, state: str, step: int) -> list[Cell]:
+def _cells(text: Iterable[str], state: str, step: int) -> list[Cell]:
     return [Cell(char, state == "prompt", born=step) for char in text]
 
 

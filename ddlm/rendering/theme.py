@@ -93,7 +93,7 @@ class Theme(ABC):
             for piece in line.pieces:
                 right = self._write_piece(draw, moment, piece, baseline, size)
                 if line.breaks:
-                    draw.text((right, baseline), BREAK_SIGN, self.ink(Mark("masked")), font, anchor="ls")
+                    draw.text((right, baseline), BREAK_SIGN, self.ink(Mark("sign")), font, anchor="ls")
 
     def _write_piece(self, draw: ImageDraw.ImageDraw, moment: Moment, piece: Piece, baseline: int, size: int) -> float:
         """Returns the right edge."""

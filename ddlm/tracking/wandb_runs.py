@@ -1,5 +1,6 @@
 """Runs in Weights & Biases: one run a stage, grouped under the parent. Its own client keeps what it can't send."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -28,7 +29,8 @@ class WandbRuns:
         self._runs: dict[str, Any] = {}
 
     def open(self) -> None:
-        (home() / "wandb").mkdir(parents=True, exist_ok=True)
+        os.environ.update({"DO_NOT_TRACK": "true", "WANDB_ERROR_REPORTING": "false"})
+        home().mkdir(parents=True, exist_ok=True)
 
     def start(self, run: NewRun) -> str:
         import wandb

@@ -81,8 +81,9 @@ class Trainer:
         """Run to the end, from wherever the state is."""
         started = time.monotonic() - state.elapsed_s
         window = (state.step, time.monotonic())
+        batches = self.loader.batches(state.step, self.device)
         while not self.finished(state):
-            metrics = self.train_step(state)
+            metrics = self.train_step(state, next(batches))
             state.elapsed_s = time.monotonic() - started
             if self.due(state, self.config.validate_every_steps):
                 metrics |= self.validated(state)
@@ -91,11 +92,10 @@ class Trainer:
             if self.due(state, self.config.save_every_steps):
                 state.save(self.checkpoints)
 
-    def train_step(self, state: TrainState) -> Metrics:
-        """One optimizer step over the global batch, whose rows and noise depend on (seed, step) alone."""
+    def train_step(self, state: TrainState, x_0: Tensor) -> Metrics:
+        """One optimizer step over the global batch, whose noise, like its rows, depends on (seed, step) alone."""
         generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + state.step)
         torch.manual_seed(self.seed * SEED_STRIDE + state.step)  # dropout
-        x_0 = torch.from_numpy(self.loader.batch(state.step)).long()
         schedule = SCHEDULES[self.objective.schedule]
         count = num_masked(schedule.alpha(stratified_times(len(x_0), generator)), x_0.shape[1])
         is_masked = mask_exactly(count, x_0.shape[1], generator)
@@ -116,9 +116,9 @@ class Trainer:
         }
 
     def parts(self, x_0: Tensor, is_masked: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The batch cut into accumulation parts, on the device."""
-        tokens, masks = x_0.to(self.device), is_masked.to(self.device)
-        return list(zip(tokens.chunk(self.config.accumulation), masks.chunk(self.config.accumulation), strict=True))
+        """The batch cut into accumulation parts."""
+        parts = self.config.accumulation
+        return list(zip(x_0.chunk(parts), is_masked.to(self.device).chunk(parts), strict=True))
 
     def micro_step(self, model: Denoiser, x_0: Tensor, is_masked: Tensor) -> float:
         """Forward and backward over one part. Returns the sum of its rows' bounds in nats."""

@@ -212,6 +212,15 @@ class TestPretrained:
         with pytest.raises(UserError, match=r"set tokenizer\.chat=true"):
             make("taken", pretrained=str(tmp_path / "tokenizer"))
 
+    def test_added_tokens_that_are_text_count_as_text(self, make: Make, pair: Path, tmp_path: Path) -> None:
+        backend = tokenizers.ByteLevelBPETokenizer(str(pair / "vocab.json"), str(pair / "merges.txt"))
+        backend.add_tokens(["    "])
+        (tmp_path / "spaces").mkdir()
+        backend.save(str(tmp_path / "spaces/tokenizer.json"))
+        tokenizer = make("taken", pretrained=str(tmp_path / "spaces"))
+        (indent,) = tokenizer.encode("    ")
+        assert tokenizer.token_bytes()[indent] == 4
+
     def test_its_source_changes_with_its_files(self, pair: Path) -> None:
         config = TokenizerConfig(pretrained=str(pair))
         before = resolve(config)

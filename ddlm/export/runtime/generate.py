@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 2 for what the user can mend, in one line on stderr."""
     try:
         asked = command_line().parse_args(arguments)
-        bundle = load_bundle(Path(__file__).resolve().parent)
+        bundle = load_bundle(Path(__file__).resolve().parent, asked.threads)
         sampling = sampling_from(asked, bundle.sampling)
         made = generate(bundle, asked, sampling)
     except InputError as error:
@@ -98,6 +98,7 @@ def command_line() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="the same seed writes the same text (default 0)")
     add("--samples", type=at_least(1), default=1, metavar="N", help="how many texts (default 1)")
     add("--backend", choices=["ort"], default="ort", help="ort: onnxruntime on the CPU")
+    add("--threads", type=at_least(1), metavar="N", help="processor threads (default: every core)")
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--stream", action="store_true", help="every state of the canvas on stderr, a line a step")
     return parser
@@ -201,14 +202,17 @@ def on_one_line(bundle: Bundle, canvas: Ids) -> str:
 # The bundle, checked and loaded
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """Raises: InputError naming the first file that is missing or not what the manifest says."""
+def load_bundle(folder: Path, threads: int | None = None) -> Bundle:
+    """threads: every core when None.
+
+    Raises: InputError naming the first file that is missing or not what the manifest says.
+    """
     manifest = read_manifest(folder)
     for name in DECIDE_THE_TEXT:
         check_file(folder / name, manifest["files"][name])
     encode, decode = load_tokenizer(folder / TOKENIZER)
     special = sampler.Special(end_id=manifest["end_id"], mask_id=manifest["mask_id"])
-    network = load_network(folder / MODEL)
+    network = load_network(folder / MODEL, threads)
     return Bundle(network, encode, decode, manifest["seq_len"], special, sampler.Sampling(**manifest["sampling"]))
 
 
@@ -250,10 +254,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_network(path: Path) -> sampler.Network:
+def load_network(path: Path, threads: int | None) -> sampler.Network:
     import onnxruntime  # late: --help has no use for it
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def network(ids: Ids) -> Ids:
         logits: Ids = session.run(["logits"], {"ids": ids.astype("int32")[None]})[0][0]

@@ -151,6 +151,11 @@ def test_a_full_commit_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve(config(revision=COMMIT))["commit"] == COMMIT
 
 
+def test_a_full_commit_may_still_fall_back_to_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert resolve(config(revision=COMMIT, offline="sample"))["kind"] == "sample"
+
+
 @pytest.mark.parametrize("switch", OFFLINE_SWITCHES)
 def test_an_offline_switch_means_no_call_at_all(monkeypatch: pytest.MonkeyPatch, hub: type[Hub], switch: str) -> None:
     asked = []

@@ -18,13 +18,15 @@ SCORES = {
     "bleu": None,
     "self_bleu": 12.5,
     "lengths": {"samples": {"words": 80.0, "tokens": 120.0}, "data": {"words": 160.0, "tokens": 250.0}},
-    "samples": [{"text": "A <b>fox</b> & a hen."}, {"text": ""}],
+    "samples": [
+        {"text": "A <b>fox</b> & a hen.", "longest_overlap_words": 7},
+        {"text": "", "longest_overlap_words": 0},
+    ],
     "copied": {
         "longest_overlap_words": 7,
         "longest_overlap_text": "there was a fox <i>",
         "mean_overlap_words": 5.5,
         "mean_overlap_share": 0.06,
-        "overlap_words": [7, 4],
         "searched_stories": 20000,
     },
     "data": {"stories": 200, "rows": 256, "text_tokens": 25000, "text_bytes": 90000},
@@ -86,6 +88,7 @@ def test_scores_stand_beside_what_they_are_and_unmeasured_ones_get_no_row(images
     assert "Known words" not in html
     assert "first 20,000 training stories has 7 words" in html
     assert "there was a fox" in html
+    assert "in their order above: 7, 0." in html
 
 
 def test_without_a_training_corpus_nothing_is_said_about_copies(images):

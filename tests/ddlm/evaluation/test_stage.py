@@ -108,7 +108,8 @@ def test_scores_have_the_keys_that_others_rely_on(scores):
         assert 0 <= scores[name] < 100.1
     for name in ("masked_accuracy", "word_validity", "distinct_1", "distinct_2"):
         assert 0 <= scores[name] <= 1
-    assert [set(sample) for sample in scores["samples"]] == [{"text", "tokens", "prompt", "seed"}] * 3
+    for sample in scores["samples"]:
+        assert {"text", "tokens", "prompt", "seed", "word_validity", "longest_overlap_words"} <= set(sample)
     assert scores["model"].startswith("sha256:")
     assert scores["copied"]["searched_stories"] == 40
 
@@ -135,7 +136,9 @@ def test_samples_keep_prompt_continuation_and_reference(inputs, built):
     lines = [json.loads(line) for line in (built.output / "samples.jsonl").read_text().splitlines()]
     tokenizer = Tokenizer.load(inputs["train"])
     assert [line["kind"] for line in lines] == ["free"] * 3 + ["continuation"] * 4
-    for line, story in zip(lines[3:], validation(inputs), strict=False):
+    first = validation(inputs)[:4]
+    assert max(len(tokenizer.encode(story)) for story in first) > SEQ_LEN
+    for line, story in zip(lines[3:], first, strict=True):
         assert len(line["prompt"].split()) == min(5, len(story.split()) // 2)
         assert story.startswith(line["prompt"] + line["reference"])
         assert line["text"] == line["prompt"] + line["continuation"]
@@ -164,6 +167,18 @@ def test_the_stage_gives_equal_bytes_again(inputs, built, tmp_path):
     again = run_stage(inputs, tmp_path / "again")
     for path in built.output.iterdir():
         assert path.read_bytes() == (again.output / path.name).read_bytes(), path.name
+
+
+def test_many_samples_are_drawn_in_batches_with_seeds_of_their_own(inputs, monkeypatch):
+    pipeline = random_pipeline(Tokenizer.load(inputs["train"]))
+    monkeypatch.setattr(stage, "SAMPLES_AT_ONCE", 2)
+    narrow = EVALUATION.model_copy(update={"num_samples": 5})
+    result = stage.evaluate(
+        pipeline, validation(inputs), model="m", sampling=SAMPLING.model_copy(update={"temperature": 2.0}), seed=7,
+        evaluation=narrow,
+    )  # fmt: skip
+    assert [written.sample.seed for written in result.free] == [7, 7, 8, 8, 9]
+    assert len({written.sample.tokens for written in result.free}) == 5
 
 
 def test_the_digest_is_of_the_evaluated_text_alone(inputs, scores):

@@ -5,9 +5,10 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from ddlm.config import UserError
+from ddlm.generation import Frame
 from ddlm.rendering import THEME_NAMES, RenderingConfig, paper
 from ddlm.rendering.film import THEMES, Film
-from ddlm.rendering.layout import load_font
+from ddlm.rendering.layout import load_font, wrap
 from ddlm.rendering.screens import GREEN, MAGENTA, MONO
 
 SMALL = {"width": 480, "height": 320, "font_size": 14}
@@ -144,6 +145,26 @@ def test_neon_writes_in_green(frames_of):
 
 def test_a_film_without_any_text_is_drawn(theme, frames_of):
     assert len(film_of(frames_of("", ends=10), theme)) == 9
+
+
+def test_a_film_of_nothing_needs_no_time_to_dry():
+    assert len(film_of([Frame(0, 1, ()), Frame(1, 1, ())], "paper")) == 2
+
+
+def test_the_places_of_end_tokens_are_empty_in_the_end(theme, frames_of):
+    with_ends, without = (film_of(frames_of(ends=ends), theme) for ends in (12, 0))
+    assert with_ends.font_size == without.font_size
+    assert differs(with_ends[0], without[0])
+    assert differs(with_ends[-1], without[-1]) is None
+
+
+def test_a_broken_word_carries_a_sign(frames_of):
+    text = "W" * 200
+    film = film_of(frames_of(text), "paper", width=960, height=600, font_size=20)
+    panel, font = film.theme.panel, load_font("DejaVuSerif", 20)
+    (piece,) = wrap(text, font, panel.size[0])[0].pieces
+    behind = (panel.left + round(font.getlength(text[: piece.end])) + 1, panel.top, panel.right, panel.top + 35)
+    assert differs(film[-1].crop(behind), without_text(film, -1).crop(behind))
 
 
 def test_a_text_too_long_for_its_picture_is_refused_with_the_remedy(frames_of, story):

@@ -65,7 +65,7 @@ def _wait_for(address, process):
     raise AssertionError("the server does not answer")
 
 
-def test_a_run_outlives_its_server_and_its_metrics_arrive_later(server, home, track, tmp_path, caplog):
+def test_a_run_outlives_its_server_and_its_metrics_arrive_later(server, home, track, tmp_path, caplog, capsys):
     (tmp_path / "report.html").write_text("<p>")
     uri, process = server()
     tracker = track(uri=uri, flush_every_s=0.2)
@@ -94,6 +94,7 @@ def test_a_run_outlives_its_server_and_its_metrics_arrive_later(server, home, tr
     assert parent.data.metrics == {"evaluation/bits_per_byte": 1.5}
     assert [item.path for item in client.list_artifacts(tracker.run_id, "evaluation")] == ["evaluation/report.html"]
     assert list((home / "spool").iterdir()) == []
+    assert capsys.readouterr().out == ""
 
 
 def test_a_frozen_server_does_not_hold_training_up(server, home, track):

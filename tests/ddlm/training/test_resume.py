@@ -47,10 +47,10 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
     whole = run(tiny_artifacts, tiny, tmp_path / "whole", recorder, **settings)
     step = loop.Trainer.train_step
 
-    def killed(self: loop.Trainer, state: loop.TrainState) -> dict[str, float]:
+    def killed(self: loop.Trainer, state: loop.TrainState, x_0: torch.Tensor) -> dict[str, float]:
         if state.step == killed_after:
             raise KilledError
-        return step(self, state)
+        return step(self, state, x_0)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "train_step", killed)

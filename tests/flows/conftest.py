@@ -1,0 +1,60 @@
+"""A real server for the session, and stages that take no time."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from flows.server import embedded
+
+from ddlm.experiment import stages
+
+PROGRAM = """
+import json
+
+calls = []
+on_call = {{}}
+products = {products!r}
+
+
+def enter(workspace, name):
+    calls.append(name)
+    on_call.get(name, lambda: None)()
+    file, text = products.get(name, ("made.json", json.dumps([name, sorted(workspace.inputs)])))
+    (workspace.output / file).write_text(text)
+"""
+STAGE = """
+
+def {name}(workspace, *, seed, **sections):
+    enter(workspace, "{name}")
+"""
+PRODUCTS = {
+    "evaluate": ("scores.json", json.dumps({"bits_per_byte": 1.5, "samples": []})),
+    "render": ("denoising.gif", "GIF89a"),
+    "publish": ("publication.json", json.dumps({"reason": "the first model"})),
+}
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an embedded server that this process uses until the end of the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDLM_HOME", str(tmp_path_factory.mktemp("prefect")))
+        with embedded() as url:
+            yield url
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that all stages then build with: `calls` in order, and `on_call` to make one of them do something."""
+    functions = "".join(STAGE.format(name=name) for name in stages.STAGES)
+    (tmp_path / "work.py").write_text(PROGRAM.format(products=PRODUCTS) + functions)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "work", raising=False)
+    for name, stage in stages.STAGES.items():
+        monkeypatch.setitem(stages.STAGES, name, replace(stage, build=f"work:{name}", resolve=None))
+    return importlib.import_module("work")

@@ -1,0 +1,53 @@
+import httpx
+import pytest
+import requests
+from prefect.states import Failed
+from tasks.stage import is_transient
+
+from ddlm.config import UserError
+
+
+def wrapped(outer: Exception, cause: Exception) -> Exception:
+    """What `raise outer` inside `except cause` leaves."""
+    try:
+        try:
+            raise cause
+        except Exception:
+            raise outer  # noqa: B904
+    except Exception as error:
+        return error
+
+
+def hidden(outer: Exception, cause: Exception) -> Exception:
+    """What `raise outer from None` inside `except cause` leaves."""
+    outer = wrapped(outer, cause)
+    outer.__suppress_context__ = True
+    return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("peer"),
+        TimeoutError("slow"),
+        httpx.ConnectError("hub"),
+        requests.Timeout("tracking"),
+        wrapped(RuntimeError("API request failed"), requests.ConnectionError("tracking")),
+    ],
+)
+def test_what_the_network_breaks_is_tried_again(error: Exception) -> None:
+    assert is_transient(None, None, Failed(data=error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("corpus: empty"),
+        ValueError("NaN in the loss"),
+        FloatingPointError("overflow"),
+        wrapped(UserError("the hub can't be reached"), ConnectionError("hub")),
+        hidden(RuntimeError("reported already"), ConnectionError("hub")),
+    ],
+)
+def test_what_we_or_the_user_break_is_not_tried_again(error: Exception) -> None:
+    assert not is_transient(None, None, Failed(data=error))
