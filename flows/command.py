@@ -27,4 +27,4 @@ def run(session: "Session", experiment: str, overrides: dict[str, Any] | None = 
 def is_not_the_users_mistake(record: logging.LogRecord) -> bool:
     """The command line reports a mistake in one line; Prefect would add tracebacks and say it twice more."""
     error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, UserError) or (record.levelno >= logging.ERROR and "UserError" in record.getMessage()))
+    return not isinstance(error, UserError) and UserError.__name__ not in record.getMessage()

@@ -128,7 +128,7 @@ def read_stories(folder: Path, split: str, limit: int | None = None) -> list[str
 
 
 def read_source(path: Path, limit: int | None = None) -> list[str]:
-    """Cleaned, distinct stories of a local file or folder that is no artifact. Raises: UserError where there are none."""
+    """Cleaned, distinct stories of a local file or folder that is no artifact. Raises: UserError if it has none."""
     config = CorpusConfig(source=str(path))
     rows = chain.from_iterable(open_splits(config, require_local(path)).values())
     stories = [text for _, text in islice(distinct(rows, set(), Counter()), limit)]

@@ -6,7 +6,7 @@ batch of a step is the next `batch_size` of them, and a rank takes its slice.
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -55,7 +55,7 @@ class TokenLoader:
         numbers = self._row_numbers(start + self._share.start, start + self._share.stop)
         return self._rows[numbers].astype(np.int64)
 
-    def batches(self, start_step: int, device: "str | torch.device") -> Iterator["torch.Tensor"]:
+    def batches(self, start_step: int, device: "str | torch.device") -> Generator["torch.Tensor", None, None]:
         """int64 batches from a step on, without end, prepared ahead in a thread and for CUDA in pinned memory."""
         import torch
 

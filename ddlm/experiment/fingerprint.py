@@ -3,9 +3,11 @@
 import ast
 import hashlib
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
+import ddlm
+
+ROOT = Path(ddlm.__file__).parents[1]
 NO_RESULT = {"ddlm", "ddlm.artifacts", "ddlm.config", "ddlm.tracking"}
 """Modules that store, parse or report, and can't change what a stage computes."""
 
@@ -20,18 +22,19 @@ def fingerprint(module: str) -> str:
 
 
 def reachable(module: str) -> set[str]:
-    """The module, its parent packages and, transitively, every ddlm module that one of them imports."""
+    """The module and, transitively, every ddlm module that one of them imports, each with its parent packages.
+
+    What a parent package imports is not followed: the packages hold configurations of their neighbours.
+    """
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found:
-            continue
-        found.add(name)
-        waiting += _imports(name)
-        if "." in name:
-            waiting.append(name.rpartition(".")[0])
-    return found
+        if name not in found:
+            found.add(name)
+            waiting += _imports(name)
+    parents = (name.rpartition(".")[0] for name in found)
+    return found | {parent for parent in parents if parent}
 
 
 def _imports(module: str) -> list[str]:
@@ -46,7 +49,9 @@ def _imports(module: str) -> list[str]:
 
 @cache
 def _tree(module: str) -> str:
-    tree = _parse(module)
+    path = _path(module)
+    assert path, module
+    tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
@@ -58,6 +63,7 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+@cache
 def _parse(module: str) -> ast.Module:
     path = _path(module)
     assert path, module
@@ -66,8 +72,7 @@ def _parse(module: str) -> ast.Module:
 
 @cache
 def _path(module: str) -> Path | None:
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:  # `from ddlm.config import Section`: a name, not a module
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
+    """The module's file. By name, since asking the import system would import its parents: torch takes seconds."""
+    place = ROOT.joinpath(*module.split("."))
+    candidates = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    return next((path for path in candidates if path.is_file()), None)

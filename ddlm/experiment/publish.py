@@ -151,7 +151,7 @@ def _compare(
         return Decision(True, "it is the first")
     if champion.number == version.number:
         return Decision(False, "it holds this very model")
-    if False:
+    if champion.tags.get("data_digest") != version.tags["data_digest"]:
         return Decision(
             False, f"version {version.number} was measured on another evaluation text, so it can't be judged"
         )

@@ -24,7 +24,7 @@ class Stage:
     sections: the experiment's fields that it reads; its build function takes them as keyword arguments.
     build: `module:function`, called as `function(workspace, seed=…, **sections)`.
     resolve: `module:function` of the sections: what the stage reads from outside, as a JSON document that becomes
-        part of the key and is handed to the build function as `source`.
+        part of the key and is handed to the build function as `source`. Light to import: cached runs call it too.
     """
 
     inputs: tuple[str, ...]
@@ -34,12 +34,12 @@ class Stage:
 
 
 STAGES = {
-    "corpus": Stage((), ("corpus",), "ddlm.data.corpus:build", resolve="ddlm.data.corpus:resolve"),
+    "corpus": Stage((), ("corpus",), "ddlm.data.corpus:build", resolve="ddlm.data.sources:resolve"),
     "tokenizer": Stage(("corpus",), ("tokenizer",), "ddlm.tokenizer:build", resolve="ddlm.tokenizer:resolve"),
     "shards": Stage(("corpus", "tokenizer"), ("tokenizer", "shards"), "ddlm.data.shards:build"),
     "train": Stage(
         ("tokenizer", "shards"), ("model", "objective", "training"), "ddlm.training.stage:build",
-        resolve="ddlm.training.stage:resolve",
+        resolve="ddlm.training.sources:resolve",
     ),
     "evaluate": Stage(("corpus", "shards", "train"), ("sampling", "evaluation"), "ddlm.evaluation.stage:build"),
     "render": Stage(("train",), ("sampling", "rendering"), "ddlm.rendering.stage:build"),

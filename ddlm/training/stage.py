@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ddlm.artifacts import Workspace, digest_of, sha256_file
+from ddlm.artifacts import Workspace, digest_of
 from ddlm.config import UserError
 from ddlm.data.loader import TokenLoader
 from ddlm.data.shards import read_rows
@@ -25,13 +25,6 @@ from ddlm.training.loop import Metrics, Trainer, TrainState, new_state
 VALIDATION_ROWS, VALIDATION_MASKS = 64, 4
 """Enough to see the curve; the evaluate stage measures properly."""
 CURVE_COLUMNS = ("step", "train/nll_nats", "val/nll_nats", "train/lr", "train/grad_norm")
-
-
-def resolve(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> dict[str, str]:
-    """Digests of the weights or the checkpoint that training starts from."""
-    del model, objective
-    starts = {"init_from": training.init_from, "resume_from": training.resume_from}
-    return {name: _digest(name, folder) for name, folder in starts.items() if folder}
 
 
 def build(
@@ -129,10 +122,3 @@ def _write(folder: Path, state: TrainState, tokenizer: Tokenizer, objective: Obj
         writer = csv.DictWriter(handle, CURVE_COLUMNS, extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(state.curve)
-
-
-def _digest(key: str, folder: str) -> str:
-    path = Path(folder) / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"training.{key} {folder}: no model.safetensors in it; give an existing folder")
-    return sha256_file(path)

@@ -40,10 +40,15 @@ PRODUCTS = {
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("session")
+
+
+@pytest.fixture(scope="session")
+def server(prefect_home: Path) -> Iterator[str]:
     """The URL of an embedded server that this process uses until the end of the session."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDLM_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.setenv("DDLM_HOME", str(prefect_home))
         with embedded() as url:
             yield url
 

@@ -26,15 +26,20 @@ with embedded() as url:
 """
 
 
-def sleeper(**environment: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=os.environ | environment)
+def sleeper(**environment: str) -> psutil.Popen:
+    return psutil.Popen([sys.executable, "-c", "import time; time.sleep(300)"], env=os.environ | environment)
+
+
+def end(process: psutil.Popen) -> None:
+    process.kill()
+    process.wait()
 
 
 def gone() -> str:
     """The identity of a process that has ended."""
     process = sleeper()
-    name = identity(psutil.Process(process.pid))
-    process.communicate()
+    name = identity(process)
+    end(process)
     return name
 
 
@@ -45,21 +50,15 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(condition: object, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_server_whose_run_is_gone_is_stopped_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     left, ours = sleeper(**{OWNER: gone()}), sleeper(**{OWNER: identity(psutil.Process())})
     with caplog.at_level(logging.WARNING):
         stop_leftovers()
-    assert left.wait(10) == -signal.SIGTERM
+    assert not left.is_running()
+    left.wait()
     assert f"a killed run left behind (process {left.pid})" in caplog.text
-    assert ours.poll() is None
-    ours.communicate()
+    assert ours.is_running()
+    end(ours)
 
 
 def test_a_process_that_took_over_the_number_of_a_dead_run_is_not_that_run() -> None:
@@ -70,11 +69,13 @@ def test_a_process_that_took_over_the_number_of_a_dead_run_is_not_that_run() -> 
 
 def test_a_killed_run_that_nobody_waited_for_is_gone() -> None:
     process = sleeper()
-    name = identity(psutil.Process(process.pid))
+    name = identity(process)
     process.kill()
-    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+    deadline = time.monotonic() + 10
+    while process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
     assert not is_alive(name)
-    process.communicate()
+    process.wait()
 
 
 def test_a_port_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +109,12 @@ def test_a_server_of_the_users_that_does_not_answer_is_one_line() -> None:
 
 
 @pytest.fixture
-def holder() -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD_A_SERVER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    yield process
-    process.kill()
-    process.communicate()
+def holder(server: str, monkeypatch: pytest.MonkeyPatch, prefect_home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run that only holds its server. It shares a database with the session's, so that it need not migrate one."""
+    monkeypatch.setenv("PREFECT_HOME", str(prefect_home / "prefect"))
+    with subprocess.Popen([sys.executable, "-c", HOLD_A_SERVER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
 
 
 @pytest.mark.slow
@@ -122,7 +124,7 @@ def test_an_ended_run_takes_its_server_along(holder: subprocess.Popen[str], endi
     url = holder.stdout.readline().strip()
     assert answers(url)
     holder.send_signal(ending)
-    holder.communicate(timeout=60)
+    holder.wait(60)
     assert not answers(url)
 
 
@@ -131,7 +133,7 @@ def test_the_server_of_a_run_killed_with_kill_9_is_found(holder: subprocess.Pope
     assert holder.stdout
     url = holder.stdout.readline().strip()
     holder.kill()
-    holder.communicate()
+    holder.wait()
     assert answers(url)
     stop_leftovers()
     assert not answers(url)
