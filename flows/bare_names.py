@@ -16,7 +16,7 @@ FLAGS = {"--watch"}
 
 
 @register_hook
-def setup_environment(*, ctx: HookContext) -> None:
+def setup_environment(*, ctx: HookContext) -> None:  # noqa: ARG001, Prefect passes it by name
     """Rewrite sys.argv in place and say so on stderr."""
     position = bare_name_at(sys.argv)
     if position is not None:

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from ddlm.experiment.view import Summary
 
 
-def run(session: "Session", experiment: str, overrides: dict[str, Any] | None = None, until: str | None = None) -> "Summary":
+def run(
+    session: "Session", experiment: str, overrides: dict[str, Any] | None = None, until: str | None = None
+) -> "Summary":
     """The full pipeline. The flow opens a session of its own, as it does on a worker; this one says how.
 
     Raises: what the failed stage raised.

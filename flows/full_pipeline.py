@@ -30,10 +30,11 @@ def full_pipeline(
 ) -> Summary:
     """Run an experiment's stages, as far as they are not cached, and put its folder together."""
     tags = {"prefect.flow_run_id": str(flow_run.id)}
-    session = Session(load_experiment(experiment, overrides), force=frozenset(force or ()), verify=verify, tags=tags)
-    progress = Progress(session, wanted=needed_for(until))
-    for stage in (corpus, tokenizer, shards, train):
-        progress.run(stage)
-    progress.run(evaluate, render, export)
-    progress.run(publish)
-    return show(session.finish(progress.done))
+    asked = {"force": frozenset(force or ()), "verify": verify, "tags": tags}
+    with Session(load_experiment(experiment, overrides), **asked) as session:
+        progress = Progress(session, wanted=needed_for(until))
+        for stage in (corpus, tokenizer, shards, train):
+            progress.run(stage)
+        progress.run(evaluate, render, export)
+        progress.run(publish)
+        return show(session.finish(progress.done))

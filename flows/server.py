@@ -25,7 +25,7 @@ logger = logging.getLogger("ddlm.flows")  # shown as the library's lines are
 
 OWNER = "DDLM_SERVER_OWNER"
 """In a server's environment: `pid:start time` of the run that it belongs to."""
-STARTUP_TIMEOUT_S = 120.0
+STARTUP_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 10.0
 DELIVERY_TIMEOUT_S = 10.0
 CLOCK_TOLERANCE_S = 60.0

@@ -29,7 +29,11 @@ class ArtifactPolicy(CachePolicy):
     """Prefect's key is the store's key, and its record of a result counts as long as the store says the same."""
 
     def compute_key(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],  # noqa: ARG002, Prefect's signature
+        **kwargs: Any,  # noqa: ARG002
     ) -> str | None:
         """None when the key can't be known: the task meets the same error and reports it."""
         session, name = inputs["session"], task_ctx.task.name
@@ -47,7 +51,7 @@ class ArtifactPolicy(CachePolicy):
         return key
 
 
-def is_transient(task: Task, task_run: TaskRun, state: State) -> bool:
+def is_transient(task: Task, task_run: TaskRun, state: State) -> bool:  # noqa: ARG001, Prefect's signature
     """Whether to try again: what the world breaks, never what we break."""
     return any(isinstance(error, TRANSIENT) for error in causes(state.result(raise_on_failure=False)))
 

@@ -71,8 +71,8 @@ def show(summary: object) -> None:
     from ddlm.experiment.view import Summary
 
     assert isinstance(summary, Summary)
-    table = Table(title=summary.name, show_header=False, title_justify="left", min_width=60)
-    table.add_column(no_wrap=True)
+    table = Table(title=summary.name, show_header=False, title_justify="left")
+    table.add_column(max_width=26)
     table.add_column(overflow="fold")
     table.add_row("stages", ", ".join(f"{name} {state}" for name, state in summary.stages.items()), end_section=True)
     for label, value in summary.rows():
@@ -81,9 +81,6 @@ def show(summary: object) -> None:
     table.add_row("best sample", summary.best_sample, end_section=True)
     if summary.decision:
         table.add_row("registry", summary.decision, end_section=True)
-    for item in sorted(summary.folder.iterdir()):
-        table.add_row("" if table.rows[-1].style else "file", str(item))
-    table.add_section()
-    for command in summary.next_commands():
-        table.add_row("try", command)
+    table.add_row("files", "\n".join(map(str, summary.paths())), end_section=True)
+    table.add_row("try next", "\n".join(summary.next_commands()))
     Console().print(table)

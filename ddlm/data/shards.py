@@ -23,8 +23,8 @@ __all__ = ["Rows", "build", "iterate_rows", "pack", "read_manifest", "read_rows"
 
 FORMAT_VERSION = 1
 MANIFEST = "rows.json"
-STORIES_AT_A_TIME = 512
-TOKENS_PER_ROW_GROUP = 1 << 19
+STORIES_AT_A_TIME = 256
+TOKENS_PER_ROW_GROUP = 1 << 18
 
 
 def build(workspace: Workspace, *, seed: int, tokenizer: TokenizerConfig, shards: ShardsConfig) -> None:  # noqa: ARG001

@@ -2,13 +2,14 @@
 
 import ast
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
 import ddlm
 
 ROOT = Path(ddlm.__file__).parents[1]
-NO_RESULT = {"ddlm", "ddlm.artifacts", "ddlm.config", "ddlm.tracking"}
+NO_RESULT = re.compile(r"ddlm|ddlm\.(artifacts|config|tracking|data\.progress)(\..*)?")
 """Modules that store, parse or report, and can't change what a stage computes."""
 
 
@@ -16,7 +17,7 @@ NO_RESULT = {"ddlm", "ddlm.artifacts", "ddlm.config", "ddlm.tracking"}
 def fingerprint(module: str) -> str:
     """sha256 over the module and all that it imports from ddlm. Comments, layout and docstrings do not count."""
     digest = hashlib.sha256()
-    for name in sorted(reachable(module) - NO_RESULT):
+    for name in sorted(name for name in reachable(module) if not NO_RESULT.fullmatch(name)):
         digest.update(f"{name}\n{_tree(name)}\n".encode())
     return digest.hexdigest()
 

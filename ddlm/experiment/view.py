@@ -41,19 +41,29 @@ class Summary:
     def rows(self) -> list[tuple[str, str]]:
         return [(label, f"{self.scores[key]:.4g}") for key, label in HEADLINES.items() if key in self.scores]
 
+    def paths(self) -> list[Path]:
+        """What to look at first, of what is there."""
+        names = ("report.html", "denoising.gif", "curve.png", "samples.jsonl", "model", "bundle")
+        return [relative(self.folder / name) for name in names if (self.folder / name).exists()]
+
     def next_commands(self) -> list[str]:
         return [
             f'ddlm generate {self.name} "Once upon a time" --watch',
             f"ddlm render {self.name} --theme neon -o denoising.gif",
-            f"python {self.folder / 'bundle' / 'generate.py'} --steps 32",
+            f"python {relative(self.folder / 'bundle' / 'generate.py')} --steps 32",
         ]
 
     def markdown(self) -> str:
         lines = [f"## {self.name}", "", "| score | value |", "|---|---|"]
         lines += [f"| {label} | {value} |" for label, value in self.rows()]
         lines += ["", *(f"- {stage}: {state}" for stage, state in self.stages.items())]
-        lines += ["", f"> {self.best_sample}", "", f"Folder: `{self.folder}`", "", self.decision]
+        lines += ["", f"> {self.best_sample}", "", f"Folder: `{relative(self.folder)}`", "", self.decision]
         return "\n".join(lines)
+
+
+def relative(path: Path) -> Path:
+    """As one would type it from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def assemble(experiment: Experiment, done: Mapping[str, Artifact]) -> Path:

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from flows.server import embedded
 
 from ddlm.experiment import stages
+from flows.server import embedded
 
 PROGRAM = """
 import json
@@ -60,6 +60,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     (tmp_path / "work.py").write_text(PROGRAM.format(products=PRODUCTS) + functions)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "work", raising=False)
+    monkeypatch.setattr("ddlm.experiment.fingerprint.ROOT", tmp_path)
     for name, stage in stages.STAGES.items():
         monkeypatch.setitem(stages.STAGES, name, replace(stage, build=f"work:{name}", resolve=None))
     return importlib.import_module("work")

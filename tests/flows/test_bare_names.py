@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from flows.bare_names import bare_name_at
 
 ROOT = Path(__file__).parents[2]

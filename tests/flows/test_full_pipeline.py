@@ -6,16 +6,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from flows.command import run
-from flows.full_pipeline import full_pipeline
-from flows.retrain import retrain
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
-from tasks.corpus import corpus
 
 from ddlm.config import UserError, home
 from ddlm.experiment import load_experiment
 from ddlm.experiment.stages import STAGES, Session, run_plainly
+from flows.command import run
+from flows.full_pipeline import full_pipeline
+from flows.retrain import retrain
+from tasks.corpus import corpus
 
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny.toml")
 FAST = {"tracking.backend": "none"}
@@ -40,7 +40,7 @@ def states(flow_run_id: UUID) -> dict[str, str]:
         while True:
             tasks = client.read_task_runs(flow_run_filter=chosen)
             found = {task.name.rpartition("-")[0]: str(task.state_name) for task in tasks}
-            if found and all(task.state and task.state.is_final() for task in tasks) or time.monotonic() > deadline:
+            if (found and all(task.state and task.state.is_final() for task in tasks)) or time.monotonic() > deadline:
                 return found
             time.sleep(0.1)
 

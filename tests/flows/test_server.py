@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from flows.server import OWNER, choose_port, embedded, identity, is_alive, stop_leftovers
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ddlm.config import UserError
+from flows.server import OWNER, choose_port, embedded, identity, is_alive, stop_leftovers
 
 ROOT = Path(__file__).parents[2]
 HOLD_A_SERVER = """
@@ -26,11 +26,15 @@ with embedded() as url:
 """
 
 
-def sleeper(**environment: str) -> psutil.Popen:
-    return psutil.Popen([sys.executable, "-c", "import time; time.sleep(300)"], env=os.environ | environment)
+def sleeper(**environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], env=os.environ | environment)
 
 
-def end(process: psutil.Popen) -> None:
+def named(process: subprocess.Popen[bytes]) -> str:
+    return identity(psutil.Process(process.pid))
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
 
@@ -38,7 +42,7 @@ def end(process: psutil.Popen) -> None:
 def gone() -> str:
     """The identity of a process that has ended."""
     process = sleeper()
-    name = identity(process)
+    name = named(process)
     end(process)
     return name
 
@@ -54,10 +58,10 @@ def test_a_server_whose_run_is_gone_is_stopped_and_that_is_said(caplog: pytest.L
     left, ours = sleeper(**{OWNER: gone()}), sleeper(**{OWNER: identity(psutil.Process())})
     with caplog.at_level(logging.WARNING):
         stop_leftovers()
-    assert not left.is_running()
+    assert not psutil.pid_exists(left.pid)
     left.wait()
     assert f"a killed run left behind (process {left.pid})" in caplog.text
-    assert ours.is_running()
+    assert ours.poll() is None
     end(ours)
 
 
@@ -69,10 +73,10 @@ def test_a_process_that_took_over_the_number_of_a_dead_run_is_not_that_run() -> 
 
 def test_a_killed_run_that_nobody_waited_for_is_gone() -> None:
     process = sleeper()
-    name = identity(process)
+    name = named(process)
     process.kill()
     deadline = time.monotonic() + 10
-    while process.status() != psutil.STATUS_ZOMBIE:
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
     assert not is_alive(name)
     process.wait()
@@ -102,7 +106,7 @@ def test_a_server_of_the_users_is_used_and_left_running(server: str) -> None:
 def test_a_server_of_the_users_that_does_not_answer_is_one_line() -> None:
     with (
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
-        pytest.raises(UserError, match="PREFECT_API_URL http://127.0.0.1:9/api: no Prefect server answers"),
+        pytest.raises(UserError, match=r"PREFECT_API_URL http://127\.0\.0\.1:9/api: no Prefect server answers"),
         embedded(),
     ):
         pass
@@ -112,7 +116,8 @@ def test_a_server_of_the_users_that_does_not_answer_is_one_line() -> None:
 def holder(server: str, monkeypatch: pytest.MonkeyPatch, prefect_home: Path) -> Iterator[subprocess.Popen[str]]:
     """A run that only holds its server. It shares a database with the session's, so that it need not migrate one."""
     monkeypatch.setenv("PREFECT_HOME", str(prefect_home / "prefect"))
-    with subprocess.Popen([sys.executable, "-c", HOLD_A_SERVER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", HOLD_A_SERVER]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
 

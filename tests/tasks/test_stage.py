@@ -2,26 +2,20 @@ import httpx
 import pytest
 import requests
 from prefect.states import Failed
-from tasks.stage import is_transient
 
 from ddlm.config import UserError
+from tasks.stage import is_transient
 
 
 def wrapped(outer: Exception, cause: Exception) -> Exception:
-    """What `raise outer` inside `except cause` leaves."""
-    try:
-        try:
-            raise cause
-        except Exception:
-            raise outer  # noqa: B904
-    except Exception as error:
-        return error
+    """What `raise outer` leaves where `cause` is being handled."""
+    outer.__context__ = cause
+    return outer
 
 
 def hidden(outer: Exception, cause: Exception) -> Exception:
-    """What `raise outer from None` inside `except cause` leaves."""
-    outer = wrapped(outer, cause)
-    outer.__suppress_context__ = True
+    """The same of `raise outer from None`."""
+    outer.__context__, outer.__suppress_context__ = cause, True
     return outer
 
 

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from ddlm.artifacts import Workspace
 from ddlm.config import UserError
 from ddlm.data import CorpusConfig
-from ddlm.data.corpus import build, clean, hold_out, read_stories, resolve
+from ddlm.data.corpus import build, clean, hold_out, read_source, read_stories, resolve
 
 STORIES = [f"Story number {number} is about a dog.\nIt ended well." for number in range(40)]
 Build = Callable[..., Path]
@@ -130,6 +130,23 @@ class TestSources:
         assert resolve(config) == before
         write_text(tmp_path / "stories.txt", STORIES[1:])
         assert resolve(config) != before
+
+
+class TestPlainReading:
+    """`read_source`: a file that is no artifact, for commands that take text."""
+
+    def test_all_splits_are_read_cleaned_and_once(self, tmp_path: Path) -> None:
+        write_text(tmp_path / "train.txt", [*STORIES, STORIES[0] + "  "])
+        write_text(tmp_path / "validation.txt", ["A cafÃ©."])
+        assert sorted(read_source(tmp_path)) == sorted([*STORIES, "A café."])
+        assert read_source(tmp_path / "train.txt", limit=2) == STORIES[:2]
+
+    def test_a_missing_or_empty_file_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"nothing.txt: no such file"):
+            read_source(tmp_path / "nothing.txt")
+        (tmp_path / "empty.txt").touch()
+        with pytest.raises(UserError, match=r"empty.txt: no stories in it"):
+            read_source(tmp_path / "empty.txt")
 
 
 class TestCounting:

@@ -15,7 +15,7 @@ from ddlm.config import UserError
 from ddlm.data import ShardsConfig
 from ddlm.data.corpus import read_stories
 from ddlm.data.packing import Encoder
-from ddlm.data.shards import build, read_manifest, read_rows, row_dtype
+from ddlm.data.shards import build, encode, read_manifest, read_rows, row_dtype
 from ddlm.tokenizer import Tokenizer, TokenizerConfig
 
 Pack = Callable[..., Path]
@@ -172,6 +172,19 @@ class TestFiles:
 def test_a_character_that_was_never_seen_is_refused_by_name(pack: Pack, write_corpus: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match="characters 'λ': the tokenizer never saw them"):
         pack({"kind": "characters"}, corpus=write_corpus(["A λ."]))
+
+
+def test_encoding_runs_only_a_few_batches_ahead(
+    corpus: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that memory does not grow with the corpus."""
+    monkeypatch.setattr("ddlm.data.shards.STORIES_AT_A_TIME", 1)
+    seen: list[str] = []
+    monkeypatch.setattr(Tokenizer, "require_encodable", lambda self, texts: seen.extend(texts))
+    batches = encode(corpus / "train.parquet", tokenizer, workers=2)
+    next(batches)
+    assert 1 <= len(seen) <= 4
+    assert len(list(batches)) == len(read_stories(corpus, "train")) - 1
 
 
 def test_the_environment_is_left_as_it_was(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,25 @@ def test_neon_writes_in_green(frames_of):
     assert count(film[-1].crop(film.theme.panel), GREEN, 60) > 500
 
 
+def test_letters_of_neon_glow_beyond_themselves(frames_of):
+    film = film_of(frames_of(), "neon", width=960, height=600, font_size=20)
+    assert differs(film[-1], without_text(film, -1))[0] < film.theme.panel.left
+
+
+def test_neon_has_scanlines(frames_of):
+    rows = np.asarray(film_of(frames_of(), "neon")[0]).astype(int).sum((1, 2))
+    bright, dark = rows[100:300:2], rows[101:300:2]
+    assert dark.mean() == pytest.approx(0.85 * bright.mean(), rel=0.05)
+
+
+def test_screens_show_the_prompt_and_the_answer_as_two_voices(frames_of):
+    for theme, user, writer in (("terminal", "[You]:", "[Assistant]:"), ("neon", "▶ USER", "◀ ASSISTANT")):
+        film = film_of(frames_of("A fox.", prompt="It was spring. ", ends=0), theme)
+        assert film.moments[-1].text == f"{user}\nIt was spring. \n\n{writer}\nA fox."
+        film = film_of(frames_of("A fox.", ends=0), theme)
+        assert film.moments[-1].text == f"{writer}\nA fox."
+
+
 def test_a_film_without_any_text_is_drawn(theme, frames_of):
     assert len(film_of(frames_of("", ends=10), theme)) == 9
 

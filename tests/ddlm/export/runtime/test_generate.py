@@ -78,22 +78,31 @@ def test_the_bundle_writes_the_librarys_text(bundle, pipeline, device, tmp_path)
     done = python(device, tmp_path, "-c", MANY, bundle, stdin=asked)
     assert done.returncode == 0, done.stderr
     made = [json.loads(line) for line in done.stdout.splitlines()]
-    for (prompt, seed, settings), document in zip(CASES, made, strict=True):
+    same = [
         require_same(pipeline, bundle, prompt, seed, SamplingConfig(**settings), document)
+        for (prompt, seed, settings), document in zip(CASES, made, strict=True)
+    ]
+    assert sum(same) >= len(CASES) - 1
     lengths = {len(sample["tokens"]) for document in made for sample in document["samples"]}
     assert len(lengths) > 3  # some texts end by themselves, some fill the canvas
 
 
 def require_same(pipeline, bundle, prompt, seed, sampling, made):
-    """Equal samples; where one differs, the two runtimes chose between candidates of equal score but for rounding."""
+    """Equal samples; where one differs, the two runtimes chose between candidates of equal score but for rounding.
+
+    Returns whether all are equal.
+    """
     library = pipeline.generate(prompt, num_samples=2, sampling=sampling, seed=seed)
     assert made["num_sampling_steps"] == library.num_sampling_steps
+    same = True
     for number, (ours, theirs) in enumerate(zip(library.samples, made["samples"], strict=True)):
         if tuple(theirs["tokens"]) != ours.tokens:
+            same = False
             network = network_of(bundle)
             assert gap_at_first_difference(pipeline, network, prompt, sampling, (seed, number)) < 1e-4
         else:
             assert theirs == {"text": ours.text, "tokens": list(ours.tokens), "prompt": prompt, "seed": seed}
+    return same
 
 
 def network_of(bundle):

@@ -1,0 +1,78 @@
+"""Keys, staleness, order."""
+
+from pathlib import Path
+
+import pytest
+
+from ddlm.artifacts import Artifact
+from ddlm.config import UserError
+from ddlm.experiment import Experiment, fingerprint
+from ddlm.experiment.fingerprint import reachable
+from ddlm.experiment.stages import STAGES, Session, needed_for
+
+INPUTS = [Artifact(name, "k", f"digest of {name}", Path(name)) for name in ("tokenizer", "shards")]
+
+
+def key(tiny: Experiment, stage: str = "train", inputs: list[Artifact] = INPUTS, **sections: object) -> str:
+    changed = {
+        name: getattr(tiny, name).model_copy(update=value) if isinstance(value, dict) else value
+        for name, value in sections.items()
+    }
+    return Session(tiny.model_copy(update=changed)).key(stage, inputs)
+
+
+def test_a_key_follows_config_seed_and_inputs(tiny: Experiment) -> None:
+    same = key(tiny)
+    assert key(tiny) == same
+    assert key(tiny, training={"steps": 13}) != same
+    assert key(tiny, seed=2) != same
+    other = [INPUTS[0], Artifact("shards", "k", "another digest", Path("shards"))]
+    assert key(tiny, inputs=other) != same
+
+
+def test_a_key_ignores_what_can_not_change_the_result(tiny: Experiment) -> None:
+    same = key(tiny)
+    assert key(tiny, training={"log_every_steps": 99, "threads": 1, "device": "cpu"}) == same
+    assert key(tiny, rendering={"theme": "neon"}) == same
+    elsewhere = [Artifact(item.stage, "another key", item.digest, Path("elsewhere")) for item in INPUTS]
+    assert key(tiny, inputs=elsewhere) == same
+
+
+def test_code_counts_and_its_layout_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "ddlm"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "stage.py").write_text("from ddlm.maths import double\n\ndef build():\n    return double(1)\n")
+    (package / "maths.py").write_text("def double(x):\n    return 2 * x\n")
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+
+    def digest() -> str:
+        for function in (fingerprint.fingerprint, fingerprint._tree, fingerprint._parse, fingerprint._path):
+            function.cache_clear()
+        return fingerprint.fingerprint("ddlm.stage")
+
+    same = digest()
+    (package / "maths.py").write_text('def double(x):\n    """Twice."""\n    # a comment\n    return 2*x\n')
+    assert digest() == same
+    (package / "maths.py").write_text("def double(x):\n    return 3 * x\n")
+    assert digest() != same
+    monkeypatch.undo()
+    digest()
+
+
+def test_a_stage_reaches_what_it_runs() -> None:
+    assert {"ddlm.model.transformer", "ddlm.diffusion.objective", "ddlm.data.loader"} <= reachable("ddlm.training.stage")
+    assert "ddlm.diffusion.sampler" not in reachable("ddlm.training.stage"), "a sampler's change would retrain"
+    assert {"ddlm.draws", "ddlm.export.runtime.generate"} <= reachable("ddlm.export.stage")
+
+
+def test_stages_come_after_their_inputs() -> None:
+    names = list(STAGES)
+    for name, stage in STAGES.items():
+        assert all(names.index(given) < names.index(name) for given in stage.inputs)
+        assert set(stage.sections) <= set(Experiment.model_fields)
+    assert needed_for("train") == ["corpus", "tokenizer", "shards", "train"]
+    assert needed_for("render") == ["corpus", "tokenizer", "shards", "train", "render"]
+    assert needed_for(None) == names
+    with pytest.raises(UserError, match="unknown stage 'trian'"):
+        needed_for("trian")
