@@ -26,16 +26,22 @@ test-services: $(DEV_STAMP)
 	$(BIN)/pytest -q -m services
 
 # A Prefect server with its web page on http://127.0.0.1:4200, then a worker, then the deployments.
+server worker deploy: export DO_NOT_TRACK = true
+server: export PREFECT_HOME ?= $(CURDIR)/outputs/prefect
+worker deploy: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+deploy: export PWD = $(CURDIR)
+
 server: $(STAMP)
 	$(BIN)/prefect server start --host 127.0.0.1
 
 worker: $(STAMP)
 	$(BIN)/prefect worker start --pool cpu --work-queue training --work-queue scheduled
 
+# Given again, it leaves the queues as they are and updates the rest.
 deploy: $(STAMP)
 	$(BIN)/prefect work-pool create cpu --type process --overwrite
-	$(BIN)/prefect work-queue create training --pool cpu --priority 1
-	$(BIN)/prefect work-queue create scheduled --pool cpu --priority 5
+	$(BIN)/prefect work-queue create training --pool cpu --priority 1 || true
+	$(BIN)/prefect work-queue create scheduled --pool cpu --priority 5 || true
 	$(BIN)/prefect --no-prompt deploy --all
 
 clean:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,22 @@ def test_a_forbidden_import_is_seen(module: str, imported: str) -> None:
 
 def test_every_module_of_the_library_stands_in_a_row() -> None:
     known = {name for row in ROWS for name in row}
+    found = {path.stem for path in (ROOT / "ddlm").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert found - {"__init__"} <= known
+
+
+def test_the_library_knows_no_orchestrator() -> None:
+    wrong = [name for name, tree in sources("ddlm") for other in imports(tree) if other.split(".")[0] in ORCHESTRATION]
+    assert not wrong
+
+
+def test_nobody_imports_the_infrastructure() -> None:
+    everything = sources("ddlm", "flows", "tasks", "tests", "benchmarks")
+    assert not [name for name, tree in everything for other in imports(tree) if other.split(".")[0] == "infra"]
+
+
+def test_every_package_is_listed_for_installation() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = [path.parent.relative_to(ROOT) for room in HOUSE for path in (ROOT / room).rglob("__init__.py")]
     found = {".".join(folder.parts) for folder in folders}
     assert listed == found

@@ -37,7 +37,8 @@ def random(view: View) -> Float[Tensor, "b l"]:
     sample = view.sample[:, None]
     position = torch.arange(length, device=sample.device)[None]
     step = torch.full_like(position, view.step)
-    return draws.position_words(view.seed, sample, step, position + 0 * sample).double()
+    words: Tensor = draws.position_words(view.seed, sample, step, position)
+    return words.double()
 
 
 def confidence(view: View) -> Float[Tensor, "b l"]:

@@ -65,7 +65,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """Raises: UserError when the file is truncated or is no safetensors file."""
     path = folder / WEIGHTS
     try:
-        return load_file(path)
+        weights: dict[str, Tensor] = load_file(path)
+        return weights
     except SafetensorError as error:
         pickled = path.read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
         kind = "a pickle, which ddlm never loads" if pickled else "truncated or damaged"

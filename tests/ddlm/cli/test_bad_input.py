@@ -199,7 +199,6 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 
 
 def main_without_exit() -> None:
-    try:
+    with pytest.raises(SystemExit) as exited:
         main()
-    except SystemExit as exited:
-        assert not exited.code
+    assert not exited.value.code

@@ -61,7 +61,9 @@ def test_code_counts_and_its_layout_does_not(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_stage_reaches_what_it_runs() -> None:
-    assert {"ddlm.model.transformer", "ddlm.diffusion.objective", "ddlm.data.loader"} <= reachable("ddlm.training.stage")
+    assert {"ddlm.model.transformer", "ddlm.diffusion.objective", "ddlm.data.loader"} <= reachable(
+        "ddlm.training.stage"
+    )
     assert "ddlm.diffusion.sampler" not in reachable("ddlm.training.stage"), "a sampler's change would retrain"
     assert {"ddlm.draws", "ddlm.export.runtime.generate"} <= reachable("ddlm.export.stage")
 

@@ -67,3 +67,14 @@ def test_the_smallest_likely_set_is_kept_and_ties_go_to_the_lower_id():
     assert np.isfinite(kept).tolist() == [[True, True, False, False]]
     kept = sampler.keep_likely(scaled, sampler.Sampling("random", 1, 1.0, 3, 1.0))
     assert np.isfinite(kept).tolist() == [[True, True, True, False]]
+
+
+def test_a_token_that_only_starts_where_top_p_is_reached_is_dropped():
+    kept = sampler.keep_likely(np.zeros((1, 4)), sampler.Sampling("random", 1, 1.0, None, 0.5))
+    assert np.isfinite(kept).tolist() == [[True, True, False, False]]
+
+
+def test_a_temperature_beyond_float32_still_takes_the_best_token():
+    logits = np.array([[1.0, 2.0]], dtype=np.float32)
+    sampling = sampler.Sampling("random", 1, 1e-40, None, 1.0)
+    assert sampler.draw_tokens(logits, np.array([0]), sampler.Moment(0, 0, 0), sampling).tolist() == [1]
