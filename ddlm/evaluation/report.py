@@ -122,10 +122,10 @@ SCORES = (
         "The longest run of words that a free sample shares with one training story.",
     ),
     Score(
-        "copied.mean_overlap_share",
-        "Longest copied run, share",
+        "copied.overlap_share",
+        "Longest copied runs, share",
         "{:.1%}",
-        "A free sample's longest such run as a share of its words, mean over the samples.",
+        "The words in the free samples' longest such runs, as a share of all their words.",
     ),
     Score("lengths.samples.words", "Words a sample", "{:.1f}", "Mean over the free samples."),
     Score(
@@ -225,7 +225,7 @@ def _copied(scores: Mapping[str, Any]) -> str:
         "<h2>How much is copied</h2>"
         f"<p>The longest run of words that a free sample shares with one of the first {copied['searched_stories']:,} "
         f"training stories has {copied['longest_overlap_words']} words; the mean over the samples is "
-        f"{copied['mean_overlap_words']:.1f} words, {copied['mean_overlap_share']:.1%} of a sample. Case and "
+        f"{copied['mean_overlap_words']:.1f} words, and {copied['overlap_share']:.1%} of all their words are in such runs. Case and "
         f"punctuation are ignored.</p>{_quote(copied['longest_overlap_text'])}"
         f'<p class="quiet">Words in the longest run of each sample, in their order above: {runs}.</p>'
     )

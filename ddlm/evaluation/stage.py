@@ -106,7 +106,7 @@ def evaluate(
         **_score_text(samples, continued, stories, seed),
         "lengths": _lengths([written.sample for written in free], stories, pipeline.tokenizer),
         **copied,
-        "samples": [{**asdict(written.sample), **own} for written, own in zip(free, copying, strict=True)],
+        "samples": [_sample(written.sample) | own for written, own in zip(free, copying, strict=True)],
         "data_digest": data_digest(scored),
         "data": {
             "stories": len(scored),
@@ -250,6 +250,11 @@ def _lengths(samples: Sequence[Sample], stories: Sequence[str], tokenizer: Token
             "tokens": float(np.mean([len(ids) for ids in tokenizer.encode_batch(stories)])),
         },
     }
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    """Without its token ids, which stand in samples.jsonl."""
+    return {"text": sample.text, "prompt": sample.prompt, "seed": sample.seed}
 
 
 def _line(written: Written) -> dict[str, Any]:

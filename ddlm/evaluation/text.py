@@ -2,8 +2,10 @@
 
 import re
 import string
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -37,8 +39,8 @@ def _sentence_bleu(hypothesis: str, references: Sequence[str]) -> float:
 
 def words_of(text: str) -> list[str]:
     """Words in lower case, without the punctuation around them."""
-    stripped = (word.strip(PUNCTUATION) for word in text.lower().replace("’", "'").split())
-    return [word for word in stripped if word]
+    raw = text.lower().replace("’", "'").split()
+    return [word for word in [word.strip(PUNCTUATION) for word in raw] if word]
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
@@ -75,12 +77,12 @@ class CorpusIndex:
 
     @classmethod
     def of(cls, stories: Iterable[str]) -> "CorpusIndex":
-        ids: dict[str, int] = {}
+        ids: defaultdict[str, int] = defaultdict(count(1).__next__)
         pieces = [np.array([SEPARATOR], dtype=np.int32)]
         for story in stories:
-            numbers = [ids.setdefault(word, len(ids) + 1) for word in words_of(story)]
+            numbers = [ids[word] for word in words_of(story)]
             pieces.append(np.array([*numbers, SEPARATOR], dtype=np.int32))
-        return cls(ids, np.concatenate(pieces))
+        return cls(dict(ids), np.concatenate(pieces))
 
     @property
     def unknown_id(self) -> int:
@@ -102,18 +104,15 @@ def judge_copying(
     overlaps = longest_overlaps(samples, corpus)
     longest = max(overlaps, key=lambda overlap: overlap.words)
     each = [
-        {
-            "word_validity": word_validity([sample], corpus),
-            "longest_overlap_words": overlap.words,
-            "longest_overlap_share": overlap.words / max(len(words_of(sample)), 1),
-        }
+        {"word_validity": word_validity([sample], corpus), "longest_overlap_words": overlap.words}
         for sample, overlap in zip(samples, overlaps, strict=True)
     ]
+    in_overlaps = sum(overlap.words for overlap in overlaps)
     copied = {
         "longest_overlap_words": longest.words,
         "longest_overlap_text": longest.text,
-        "mean_overlap_words": _mean(one["longest_overlap_words"] for one in each),
-        "mean_overlap_share": _mean(one["longest_overlap_share"] for one in each),
+        "mean_overlap_words": in_overlaps / len(samples),
+        "overlap_share": in_overlaps / max(sum(len(words_of(sample)) for sample in samples), 1),
         "searched_stories": len(training_stories),
     }
     return each, {"word_validity": word_validity(samples, corpus), "copied": copied}

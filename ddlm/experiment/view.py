@@ -162,11 +162,13 @@ def summarise(experiment: Experiment, done: Mapping[str, Artifact], built: list[
 
 
 def best_sample(samples: list[dict[str, Any]]) -> str:
-    """Of the samples that end by themselves the one with the most known words, then the least copied."""
-    if not samples:
-        return ""
-    best = max(samples, key=lambda sample: (sample.get("word_validity", 0), -sample.get("longest_overlap_words", 0)))
-    return str(best["text"])
+    """The sample with the most words that the corpus knows, those of its longest copied run not counted."""
+
+    def own_words(sample: dict[str, Any]) -> float:
+        known = sample.get("word_validity", 1.0) * len(sample["text"].split())
+        return float(known - sample.get("longest_overlap_words", 0))
+
+    return str(max(samples, key=own_words)["text"]) if samples else ""
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

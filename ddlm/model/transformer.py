@@ -50,6 +50,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config, self.vocab_size, self.seq_len = config, vocab_size, seq_len
         self.embedding = nn.Embedding(vocab_size + 1, config.d_model)
+        self.start = nn.Parameter(torch.empty(config.d_model))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model)
         if not config.tied_head:
@@ -66,7 +67,8 @@ class Denoiser(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        nn.init.normal_(self.embedding.weight, std=0.02 if self.config.tied_head else 1.0)
+        for table in (self.embedding.weight, self.start):
+            nn.init.normal_(table, std=0.02 if self.config.tied_head else 1.0)
         for block in self.blocks:
             assert isinstance(block, Block)
             nn.init.zeros_(block.attention.output.weight)
@@ -79,7 +81,13 @@ class Denoiser(nn.Module):
         return self.logits(self.hidden(ids))
 
     def hidden(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+        """The stream before the head.
+
+        `start` marks the first position. Rotary positions are relative: without it a canvas of masks looks the same
+        everywhere, and the model could not know where a story begins or how far it has come.
+        """
         x = self.embedding(ids)
+        x = torch.cat([x[:, :1] + self.start, x[:, 1:]], dim=1)
         table = self.rotary[:, : ids.shape[1]]
         for block in self.blocks:
             x = block(x, table)

@@ -26,7 +26,7 @@ SCORES = {
         "longest_overlap_words": 7,
         "longest_overlap_text": "there was a fox <i>",
         "mean_overlap_words": 5.5,
-        "mean_overlap_share": 0.06,
+        "overlap_share": 0.06,
         "searched_stories": 20000,
     },
     "data": {"stories": 200, "rows": 256, "text_tokens": 25000, "text_bytes": 90000},

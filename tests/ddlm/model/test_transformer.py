@@ -46,6 +46,16 @@ def test_every_position_sees_every_other() -> None:
     assert (model(ids) - model(changed)).abs().amax(-1).min() > 0
 
 
+def test_on_a_canvas_of_masks_the_model_knows_where_it_is() -> None:
+    model = perturbed(Denoiser(CONFIG, vocab_size=50, seq_len=16)).eval()
+    logits = model(torch.full((1, 16), 50))[0]
+    assert (logits[1:] - logits[:-1]).abs().amax(-1).min() > 1e-4
+    with torch.no_grad():
+        model.start.zero_()
+    lost = model(torch.full((1, 16), 50))[0]
+    assert torch.allclose(lost, lost[:1].expand(16, 50), atol=1e-5)
+
+
 def test_scores_depend_on_distance_alone() -> None:
     table = rotary_table(32, 8, 10000.0)
     query, key = torch.randn(2, 1, 1, 1, 8).unbind()

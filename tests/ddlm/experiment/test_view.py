@@ -1,0 +1,56 @@
+"""`outputs/<name>/`: assembled, swapped in, and what it protects from collection."""
+
+from pathlib import Path
+
+import pytest
+
+from ddlm.artifacts import Artifact, ArtifactStore
+from ddlm.config import UserError
+from ddlm.experiment import Experiment
+from ddlm.experiment.view import assemble, best_sample, flat, in_use
+
+
+@pytest.fixture
+def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    monkeypatch.setenv("DDLM_HOME", str(tmp_path))
+
+    def fill(output: Path, scratch: Path) -> None:
+        (output / "config.json").write_text("{}")
+
+    return ArtifactStore(tmp_path / "artifacts").build("train", "k", fill)[0]
+
+
+def test_the_view_shows_the_last_run_and_keeps_its_artifacts(artifact: Artifact, tiny: Experiment) -> None:
+    link = assemble(tiny, {"train": artifact})
+    assert (link / "model" / "config.json").read_text() == "{}"
+    assert (link / "model" / "experiment.toml").exists()
+    assert in_use() == {artifact.path.resolve()}
+    first = link.resolve()
+    assert assemble(tiny, {"train": artifact}).resolve() == first
+    other = tiny.model_copy(update={"seed": 2})
+    assert assemble(other, {"train": artifact}).resolve() != first
+    assert not first.exists(), "the old view is gone"
+
+
+def test_editing_the_view_does_not_touch_the_store(artifact: Artifact, tiny: Experiment) -> None:
+    link = assemble(tiny, {"train": artifact})
+    (link / "model" / "config.json").write_text("mine")
+    assert (artifact.path / "config.json").read_text() == "{}"
+
+
+def test_a_folder_of_the_users_is_not_replaced(artifact: Artifact, tiny: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(UserError, match="is a folder of yours"):
+        assemble(tiny, {"train": artifact})
+
+
+def test_numbers_are_flattened_by_dotted_name() -> None:
+    assert flat({"a": 1, "b": {"c": 0.5, "d": "x"}, "e": [1], "f": True}) == {"a": 1.0, "b.c": 0.5}
+
+
+def test_the_best_sample_has_the_most_known_words_of_its_own() -> None:
+    assert best_sample([]) == ""
+    copied = {"text": "one two three four five", "word_validity": 1.0, "longest_overlap_words": 5}
+    junk = {"text": "xq zzv wrt one two", "word_validity": 0.4, "longest_overlap_words": 1}
+    own = {"text": "one two three", "word_validity": 1.0, "longest_overlap_words": 1}
+    assert best_sample([copied, junk, own]) == "one two three"
