@@ -1,8 +1,11 @@
-"""No test reads or writes the state of a user's own runs."""
+"""No test reads or writes the state of a user's own runs. Shapes in annotations are checked while the tests run."""
 
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook(["ddlm.model", "ddlm.diffusion", "ddlm.training"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -225,8 +225,8 @@ def _copied(scores: Mapping[str, Any]) -> str:
         "<h2>How much is copied</h2>"
         f"<p>The longest run of words that a free sample shares with one of the first {copied['searched_stories']:,} "
         f"training stories has {copied['longest_overlap_words']} words; the mean over the samples is "
-        f"{copied['mean_overlap_words']:.1f} words, and {copied['overlap_share']:.1%} of all their words are in such runs. Case and "
-        f"punctuation are ignored.</p>{_quote(copied['longest_overlap_text'])}"
+        f"{copied['mean_overlap_words']:.1f} words. Such runs hold {copied['overlap_share']:.1%} of all words of the "
+        f"samples. Case and punctuation are ignored.</p>{_quote(copied['longest_overlap_text'])}"
         f'<p class="quiet">Words in the longest run of each sample, in their order above: {runs}.</p>'
     )
 

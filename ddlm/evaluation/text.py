@@ -51,8 +51,8 @@ def distinct(texts: Sequence[str], n: int) -> float:
 
 def split_at_word(story: str, prompt_words: int) -> tuple[str, str]:
     """A story's first words, and what follows them. Of a story shorter than twice that, the first half of its words."""
-    starts = [match.end() for match in re.finditer(r"\S+", story)]
-    cut = starts[min(prompt_words, len(starts) // 2) - 1] if len(starts) > 1 else 0
+    word_ends = [match.end() for match in re.finditer(r"\S+", story)]
+    cut = word_ends[min(prompt_words, len(word_ends) // 2) - 1] if len(word_ends) > 1 else 0
     return story[:cut], story[cut:]
 
 

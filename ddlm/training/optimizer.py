@@ -1,6 +1,7 @@
 """Optimizers and the learning rate over steps."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ def make_optimizers(model: Denoiser, config: TrainingConfig) -> list[torch.optim
     return optimizers
 
 
-def groups(optimizers: list[torch.optim.Optimizer]) -> list[dict[str, float]]:
+def groups(optimizers: list[torch.optim.Optimizer]) -> list[dict[str, Any]]:
     return [group for optimizer in optimizers for group in optimizer.param_groups]
 
 
