@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
 
 
+@runtime_checkable
 class RunLog(Protocol):
     """Where a running stage reports to; `ddlm.tracking` implements it."""
 

@@ -116,8 +116,8 @@ class Tokenizer:
     def token_bytes(self) -> list[int]:
         """UTF-8 bytes of text that each id below `vocab_size` stands for; 0 for special tokens."""
         tokens = [self.backend.id_to_token(i) or "" for i in range(self.vocab_size)]
-        size = len if self.kind == "bpe" else _utf8_bytes  # a byte-level token has one character for each byte
-        return [0 if token in self._specials else size(token) for token in tokens]
+        texts = tokens if self.kind == "bpe" else [token.encode() for token in tokens]  # byte level: a character a byte
+        return [0 if token in self._specials else len(text) for token, text in zip(tokens, texts, strict=True)]
 
     def require_encodable(self, texts: Iterable[str]) -> None:
         """Raises: UserError naming the characters that can't be encoded."""
@@ -290,11 +290,9 @@ def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
 def _texts(corpus: Path, split: str, limit: int | None) -> Iterator[list[str]]:
     from pyarrow import parquet  # 120 ms that `ddlm --help` need not wait for
 
-    batches = parquet.ParquetFile(corpus / f"{split}.parquet").iter_batches(1024, columns=["text"])
+    path = corpus / f"{split}.parquet"
+    file = parquet.ParquetFile(path, pre_buffer=False)  # a pre-buffer would end up holding the whole file
+    batches = file.iter_batches(1024, columns=["text"])
     stories = islice((text for batch in batches for text in batch.column("text").to_pylist()), limit)
     while texts := list(islice(stories, 1024)):
         yield texts
-
-
-def _utf8_bytes(token: str) -> int:
-    return len(token.encode())

@@ -47,7 +47,9 @@ def test_quoted_configs_and_make_targets_exist() -> None:
         assert name in targets, name
 
 
-@pytest.mark.parametrize("section", [name for name, field in Experiment.model_fields.items() if name not in ("name", "seed")])
+@pytest.mark.parametrize(
+    "section", [name for name, field in Experiment.model_fields.items() if name not in ("name", "seed")]
+)
 def test_every_config_key_is_read_by_something(section: str) -> None:
     kind = Experiment.model_fields[section].annotation
     for key in kind.model_fields:  # type: ignore[union-attr]

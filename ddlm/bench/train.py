@@ -18,7 +18,7 @@ from ddlm.training.loop import Trainer, TrainState, new_state
 WARM_UP, MEASURED = 3, 10
 
 
-@dataclass(frozen=True)
+@dataclass
 class RandomRows:
     """Stands in for the loader: the time of a step does not depend on which tokens it sees."""
 
@@ -50,7 +50,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     state = new_state(Denoiser(experiment.model, vocab_size=vocab_size, seq_len=seq_len).to(device), training, {})
     trainer = Trainer(
         config=training, objective=experiment.objective, end_id=0, seed=experiment.seed, device=device, run=Silent(),
-        loader=RandomRows(vocab_size, seq_len, training.batch_size),  # type: ignore[arg-type]
+        loader=RandomRows(vocab_size, seq_len, training.batch_size),
         autocast=autocast, validate=lambda _: {}, checkpoints=Path(),
     )  # fmt: skip
     seconds, optimizer_seconds = _time_steps(trainer, state)

@@ -4,6 +4,8 @@ import errno
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -43,19 +45,31 @@ def main() -> None:
     """Run a command. Exit code 2: the user's mistake, in one line. 1: a failure. 130: Ctrl-C."""
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    logging.getLogger("ddlm").setLevel(logging.INFO)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    logging.getLogger("ddlm").addHandler(handler)
-    logging.getLogger("ddlm").propagate = False
     try:
-        app()
+        with logging_to_stderr():
+            app()
     except KeyboardInterrupt:
         fail("stopped; the same command continues where it was", 130)
     except Exception as error:
         if os.environ.get("DDLM_DEBUG"):
             raise
         fail(*explain(error))
+
+
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """The library's log, and only there: Prefect adds handlers to the root logger that would say it again."""
+    logger = logging.getLogger("ddlm")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def explain(error: BaseException) -> tuple[str, int]:

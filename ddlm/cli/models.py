@@ -145,8 +145,9 @@ def render(
     """
     require_theme(theme)
     from ddlm.generation import DiffusionPipeline
-    from ddlm.rendering.stage import render_file
+    from ddlm.rendering.stage import render_file, require_suffix
 
+    require_suffix(output)
     pipeline = DiffusionPipeline.from_pretrained(model)
     frames = pipeline.frames(prompt, sampling=sampling_from(steps), seed=seed)
     render_file(frames, output, RenderingConfig(theme=theme, prompt=prompt))

@@ -113,7 +113,9 @@ class SplitWriter:
 
 def iterate_stories(folder: Path, split: str) -> Iterator[str]:
     """The stories of a corpus artifact in order, in bounded memory."""
-    for batch in parquet.ParquetFile(folder / f"{split}.parquet").iter_batches(STORIES_AT_A_TIME):
+    path = folder / f"{split}.parquet"
+    file = parquet.ParquetFile(path, pre_buffer=False)  # a pre-buffer would end up holding the whole file
+    for batch in file.iter_batches(STORIES_AT_A_TIME):
         yield from batch.column("text").to_pylist()
 
 

@@ -127,5 +127,6 @@ def _decode(folder: Path, split: str, scratch: Path) -> NDArray[Any]:
     dtype = np.dtype(manifest["dtype"])
     with tempfile.TemporaryFile(dir=scratch) as file:
         for rows in iterate_rows(folder, split):
-            rows.tokens.astype(dtype).tofile(file)
+            file.write(rows.tokens.astype(dtype).tobytes())  # unlike tofile it says when the disk is full
+        file.flush()
         return np.memmap(file, dtype=dtype, mode="r", shape=shape)

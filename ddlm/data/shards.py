@@ -59,7 +59,7 @@ def pack(corpus: Path, tokenizer: Tokenizer, output: Path, shards: ShardsConfig)
 
 def encode(corpus: Path, tokenizer: Tokenizer, workers: int) -> Iterator[Encoded]:
     """The stories of a parquet file in order, encoded by so many threads, a few batches ahead."""
-    file = parquet.ParquetFile(corpus)
+    file = parquet.ParquetFile(corpus, pre_buffer=False)  # a pre-buffer would end up holding the whole file
     encoder = Encoder(tokenizer)
     batches = (batch.column("text").to_pylist() for batch in file.iter_batches(STORIES_AT_A_TIME, columns=["text"]))
     total = -(-file.metadata.num_rows // STORIES_AT_A_TIME)
@@ -162,7 +162,7 @@ def iterate_rows(folder: Path, split: str) -> Iterator[Rows]:
     """A split's rows in order, a row group at a time."""
     manifest = read_manifest(folder)
     for name in manifest["splits"][split]["files"]:
-        file = parquet.ParquetFile(folder / name)
+        file = parquet.ParquetFile(folder / name, pre_buffer=False)
         for group in range(file.num_row_groups):
             yield _rows(file.read_row_group(group), manifest["seq_len"])
 

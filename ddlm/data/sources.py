@@ -91,7 +91,7 @@ def read_files(files: list[Path], field: str) -> Rows:
 
 def _read_parquet(path: Path, field: str) -> Rows:
     try:
-        table = parquet.ParquetFile(path)
+        table = parquet.ParquetFile(path, pre_buffer=False)  # a pre-buffer would end up holding the whole file
         if field not in table.schema_arrow.names:
             raise _no_column(path, field, table.schema_arrow.names)
         for batch in table.iter_batches(ROWS_AT_A_TIME, columns=[field]):

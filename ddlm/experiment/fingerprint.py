@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import re
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import ddlm
 ROOT = Path(ddlm.__file__).parents[1]
 NO_RESULT = re.compile(r"ddlm|ddlm\.(artifacts|config|tracking|data\.progress)(\..*)?")
 """Modules that store, parse or report, and can't change what a stage computes."""
+PARSER = threading.Lock()
+"""CPython's parser counts its depth once for all threads: stages side by side would end in a SystemError."""
 
 
 @cache
 def fingerprint(module: str) -> str:
     """sha256 over the module and all that it imports from ddlm. Comments, layout and docstrings do not count."""
     digest = hashlib.sha256()
-    for name in sorted(name for name in reachable(module) if not NO_RESULT.fullmatch(name)):
-        digest.update(f"{name}\n{_tree(name)}\n".encode())
+    with PARSER:
+        for name in sorted(name for name in reachable(module) if not NO_RESULT.fullmatch(name)):
+            digest.update(f"{name}\n{_tree(name)}\n".encode())
     return digest.hexdigest()
 
 

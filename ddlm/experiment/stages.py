@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from ddlm.artifacts import Artifact, ArtifactStore, Workspace, digest_of
@@ -81,6 +82,7 @@ class Session:
     def __post_init__(self) -> None:
         for name in self.force:
             require_stage(name)
+        require_home()
         self._sources: dict[str, Any] = {}
         self.tracker = Tracker(
             self.experiment.tracking,
@@ -153,6 +155,17 @@ class Session:
             sections = (getattr(self.experiment, section) for section in stage.sections)
             self._sources[name] = load(stage.resolve)(*sections)
         return self._sources.get(name)
+
+
+def require_home() -> None:
+    """Raises: UserError when the folder of all state can't be made or written."""
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home()):
+            pass
+    except OSError as error:
+        remedy = "set DDLM_HOME to a folder that can be written"
+        raise UserError(f"{home()}: can't be written ({error.strerror}); {remedy}") from None
 
 
 def run_plainly(session: Session, until: str | None = None) -> dict[str, Artifact]:

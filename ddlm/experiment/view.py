@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddlm.artifacts import MANIFEST, RUN_RECORD, Artifact, digest_of
+from ddlm.artifacts import MANIFEST, RUN_RECORD, Artifact, ArtifactStore, digest_of
 from ddlm.config import UserError, dump_toml, home
 from ddlm.experiment import Experiment
 
@@ -74,18 +74,19 @@ def assemble(experiment: Experiment, done: Mapping[str, Artifact]) -> Path:
     if link.exists() and not link.is_symlink():
         raise UserError(f"{link} is a folder of yours; move it away, or give the experiment another name")
     folder = home() / ".views" / experiment.name / digest_of(content)[:16]
-    if not folder.is_dir():
-        _fill(folder, experiment, done)
-    if not (link.is_symlink() and link.resolve() == folder):
-        _point(link, folder)
-    for old in folder.parent.iterdir():
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True)
+    with ArtifactStore(home() / "artifacts").lock(f"view-{experiment.name}"):  # two runs may end at once
+        if not folder.is_dir():
+            _fill(folder, experiment, done)
+        if not (link.is_symlink() and link.resolve() == folder):
+            _point(link, folder)
+        for old in folder.parent.iterdir():
+            if old != folder:
+                shutil.rmtree(old)
     return link
 
 
 def _fill(folder: Path, experiment: Experiment, done: Mapping[str, Artifact]) -> None:
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for stage, place in PLACES.items():
@@ -98,7 +99,7 @@ def _fill(folder: Path, experiment: Experiment, done: Mapping[str, Artifact]) ->
     (temporary / "experiment.toml").write_text(toml)
     if "train" in done:
         _complete_model(temporary, experiment, toml)
-    _replace(temporary, folder)
+    temporary.rename(folder)
 
 
 def _copy(item: Path, target: Path) -> None:
@@ -109,17 +110,8 @@ def _copy(item: Path, target: Path) -> None:
         shutil.copy2(item, target)
 
 
-def _replace(temporary: Path, folder: Path) -> None:
-    try:
-        temporary.rename(folder)
-    except OSError:  # another run assembled the same content first
-        shutil.rmtree(temporary)
-        if not folder.is_dir():
-            raise
-
-
 def _point(link: Path, folder: Path) -> None:
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.link")
+    temporary = link.with_name(f".{link.name}.link")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(folder, link.parent))
     temporary.replace(link)

@@ -22,7 +22,8 @@ class RenderingConfig(Section):
     prompt: str = ""
     width: int = Field(default=960, ge=320, le=3840)
     height: int = Field(default=600, ge=240, le=2160)
-    font_size: int = Field(default=20, ge=8, le=72)
+    font_size: int = Field(default=24, ge=8, le=72)
+    """Pixels; smaller where the text would not fit."""
     frame_ms: int = Field(default=80, ge=20, le=10_000, multiple_of=10)
     """A GIF counts in 10 ms; players slow anything below 20 ms down."""
     hold_s: float = Field(default=2.0, ge=0, le=600)

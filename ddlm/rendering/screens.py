@@ -81,7 +81,7 @@ class Neon(Theme):
         if mark.state in ("prompt", "label"):
             return CYAN
         if mark.state in ("masked", "sign"):
-            return mix((0, 0, 0), GREEN, 0.28)
+            return mix((0, 0, 0), GREEN, 0.28 if mark.state == "masked" else 0.6)
         return mix(WHITE, GREEN, mark.age / self.fade_steps)
 
     def paint_background(self) -> Image.Image:

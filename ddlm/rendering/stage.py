@@ -3,6 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from imageio.v3 import imwrite
+from PIL import Image
+
 from ddlm.artifacts import Workspace
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
@@ -19,7 +23,7 @@ def build(workspace: Workspace, *, seed: int, sampling: SamplingConfig, renderin
     frames = DiffusionPipeline.from_pretrained(model).frames(rendering.prompt, sampling=sampling, seed=seed)
     film = Film(frames, rendering)
     write_film(film, output / "denoising.gif", rendering)
-    film.middle.save(output / "middle.png")
+    write_picture(film.middle, output / "middle.png")
     write_still(film, output / "final.png", rendering)
     plot_curve(model / "curve.csv", output / "curve.png")
 
@@ -30,8 +34,7 @@ def render_file(frames: Sequence[Frame], path: Path, rendering: RenderingConfig)
     Raises: UserError for another suffix, an unknown theme, a text too long for the picture, or a path that can't be
     written.
     """
-    if path.suffix not in WRITERS:
-        raise UserError(f"output {path}: wanted a name ending in .gif for the film or .png for its last picture")
+    require_suffix(path)
     film = Film(frames, rendering)
     try:
         WRITERS[path.suffix](film, path, rendering)
@@ -41,6 +44,12 @@ def render_file(frames: Sequence[Frame], path: Path, rendering: RenderingConfig)
         ) from None
 
 
+def require_suffix(path: Path) -> None:
+    """Raises: UserError for a name that says neither film nor picture."""
+    if path.suffix not in WRITERS:
+        raise UserError(f"output {path}: wanted a name ending in .gif for the film or .png for its last picture")
+
+
 def write_film(film: Film, path: Path, rendering: RenderingConfig) -> None:
     """A GIF that repeats for ever and holds the finished text. Same frames, same bytes."""
     write_gif(film, path, frame_ms=rendering.frame_ms, hold_s=rendering.hold_s)
@@ -48,7 +57,11 @@ def write_film(film: Film, path: Path, rendering: RenderingConfig) -> None:
 
 def write_still(film: Film, path: Path, rendering: RenderingConfig) -> None:
     del rendering
-    film[-1].save(path)
+    write_picture(film[-1], path)
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    imwrite(path, np.asarray(picture))
 
 
 WRITERS: dict[str, Callable[[Film, Path, RenderingConfig], None]] = {".gif": write_film, ".png": write_still}

@@ -3,15 +3,15 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ddlm.artifacts import RunLog
-from ddlm.data.loader import TokenLoader
 from ddlm.diffusion import ObjectiveConfig
 from ddlm.diffusion.noise import SCHEDULES, mask_exactly, num_masked, stratified_times
 from ddlm.diffusion.objective import WEIGHTINGS, masked_nats
@@ -62,13 +62,23 @@ class TrainState:
         return self.ema.weights() if self.ema else dict(self.model.state_dict())
 
 
+@runtime_checkable
+class Batches(Protocol):
+    """Where rows come from: `ddlm.data.loader.TokenLoader`, or random ones in a benchmark."""
+
+    seq_len: int
+
+    def batches(self, start_step: int, device: torch.device) -> Iterator[Tensor]:
+        """int64 batches (rows, seq_len) on the device, from a step on, without end."""
+
+
 @dataclass(frozen=True)
 class Trainer:
     """What stays the same from step to step."""
 
     config: TrainingConfig
     objective: ObjectiveConfig
-    loader: TokenLoader
+    loader: Batches
     end_id: int
     seed: int
     device: torch.device
@@ -99,7 +109,7 @@ class Trainer:
         schedule = SCHEDULES[self.objective.schedule]
         count = num_masked(schedule.alpha(stratified_times(len(x_0), generator)), x_0.shape[1])
         is_masked = mask_exactly(count, x_0.shape[1], generator)
-        ratio = learning_rate_ratio(state.step, self.progress(state), self.config)
+        ratio = learning_rate_ratio(state.step, progress(self.config, state.step, state.elapsed_s), self.config)
         set_learning_rate(state.optimizers, ratio)
         nats = sum(self.micro_step(state.model, *part) for part in self.parts(x_0, is_masked))
         grad_norm = clip(state.model, self.config.clip_norm)
@@ -155,16 +165,14 @@ class Trainer:
         return state.step % every == 0 or self.finished(state)
 
     def finished(self, state: TrainState) -> bool:
-        return state.step >= self.config.steps or self.minutes_used(state) >= 1
+        return state.step >= self.config.steps or progress(self.config, state.step, state.elapsed_s) >= 1
 
-    def progress(self, state: TrainState) -> float:
-        """The share of training that is done, after warm-up, by steps or by the clock, whichever is further on."""
-        warm = self.config.warmup_steps
-        by_steps = (state.step - warm) / max(1, self.config.steps - warm)
-        return min(1.0, max(0.0, by_steps, self.minutes_used(state)))
 
-    def minutes_used(self, state: TrainState) -> float:
-        return state.elapsed_s / 60 / (self.config.max_minutes or math.inf)
+def progress(config: TrainingConfig, step: int, elapsed_s: float) -> float:
+    """The share of training that is done, after warm-up, by steps or by the clock, whichever is further on."""
+    by_steps = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    by_clock = elapsed_s / 60 / (config.max_minutes or math.inf)
+    return min(1.0, max(0.0, by_steps, by_clock))
 
 
 def text_tokens(x_0: Tensor, end_id: int) -> Tensor:

@@ -165,10 +165,17 @@ def test_faces_refuse_what_they_do_not_know(ddlm: Ddlm, tiny_model: Path, tmp_pa
     refused(ddlm("evaluate", str(tiny_model), "--data", TINY, "--budget", "huge"), "unknown budget 'huge'")
 
 
-def test_a_home_that_can_not_be_written(ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_can_not_be_made(ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDLM_HOME", "/proc/nothing")
     result = ddlm("run", TINY, "--no-prefect", "--until", "corpus")
     refused(result, "set DDLM_HOME to a folder that can be written")
+
+
+def test_a_read_only_disk(ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    monkeypatch.setenv("DDLM_HOME", str(small_disk))
+    result = ddlm("run", TINY, "--no-prefect", "--until", "corpus")
+    refused(result, "Read-only file system", "set DDLM_HOME to a folder that can be written")
 
 
 @pytest.fixture

@@ -46,9 +46,12 @@ def test_code_counts_and_its_layout_does_not(tmp_path: Path, monkeypatch: pytest
     (package / "maths.py").write_text("def double(x):\n    return 2 * x\n")
     monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
 
-    def digest() -> str:
+    def forget() -> None:
         for function in (fingerprint.fingerprint, fingerprint._tree, fingerprint._parse, fingerprint._path):
             function.cache_clear()
+
+    def digest() -> str:
+        forget()
         return fingerprint.fingerprint("ddlm.stage")
 
     same = digest()
@@ -56,8 +59,7 @@ def test_code_counts_and_its_layout_does_not(tmp_path: Path, monkeypatch: pytest
     assert digest() == same
     (package / "maths.py").write_text("def double(x):\n    return 3 * x\n")
     assert digest() != same
-    monkeypatch.undo()
-    digest()
+    forget()
 
 
 def test_a_stage_reaches_what_it_runs() -> None:

@@ -1,5 +1,6 @@
 """`outputs/<name>/`: assembled, swapped in, and what it protects from collection."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def test_the_view_shows_the_last_run_and_keeps_its_artifacts(artifact: Artifact,
     other = tiny.model_copy(update={"seed": 2})
     assert assemble(other, {"train": artifact}).resolve() != first
     assert not first.exists(), "the old view is gone"
+
+
+def test_runs_that_end_at_once_leave_one_whole_view(artifact: Artifact, tiny: Experiment) -> None:
+    experiments = [tiny.model_copy(update={"seed": seed}) for seed in (1, 2, 1, 2)]
+    for _ in range(10):
+        with ThreadPoolExecutor(4) as runs:
+            links = list(runs.map(lambda experiment: assemble(experiment, {"train": artifact}), experiments))
+        assert (links[0] / "model" / "README.md").exists()
+        assert len(list(links[0].resolve().parent.iterdir())) == 1
 
 
 def test_editing_the_view_does_not_touch_the_store(artifact: Artifact, tiny: Experiment) -> None:

@@ -1,6 +1,5 @@
 """Checkpoints, and that an interrupted run ends with the bits of an uninterrupted one."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -129,10 +128,6 @@ def test_accumulation_does_not_change_the_gradient(
 
 def test_the_clock_ends_training_and_the_learning_rate_follows_it(tiny: Experiment) -> None:
     config = tiny.training.model_copy(update={"max_minutes": 1.0, "steps": 1000})
-    fields = {field.name: None for field in dataclasses.fields(loop.Trainer)}
-    trainer = loop.Trainer(**{**fields, "config": config})  # type: ignore[arg-type]
-    state = loop.TrainState(None, [], None, {}, step=10, elapsed_s=30.0)  # type: ignore[arg-type]
-    assert trainer.progress(state) == pytest.approx(0.5)
-    assert not trainer.finished(state)
-    state.elapsed_s = 60.0
-    assert trainer.finished(state)
+    assert loop.progress(config, step=10, elapsed_s=30.0) == pytest.approx(0.5)
+    assert loop.progress(config, step=10, elapsed_s=60.0) == 1
+    assert loop.progress(config, step=500, elapsed_s=0.0) == pytest.approx(0.5, abs=0.01)
