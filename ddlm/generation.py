@@ -200,7 +200,7 @@ class DiffusionPipeline:
         ids: list[int] = []
         position = 0
         for gap in GAP.finditer(text):
-            ids += self.tokenizer.encode(text[position : gap.start()])
+            ids += self.tokenizer.encode(self._before_gap(text[position : gap.start()]))
             ids += [self.tokenizer.mask_id] * int(gap.group(1) or GAP_TOKENS)
             position = gap.end()
         ids += [*self.tokenizer.encode(text[position:]), self.tokenizer.end_id]
@@ -209,6 +209,10 @@ class DiffusionPipeline:
                 f"infill: {len(ids)} tokens with gaps, but the model takes {self.seq_len}; shorten the text"
             )
         return ids + [self.tokenizer.end_id] * (self.seq_len - len(ids))
+
+    def _before_gap(self, text: str) -> str:
+        """A byte-pair token carries the space before its word, so the gap's own tokens bring it."""
+        return text.removesuffix(" ") if self.tokenizer.kind == "bpe" else text
 
     def _fill(
         self,

@@ -53,6 +53,7 @@ def embedded() -> Iterator[str]:
                 settings.PREFECT_LOCAL_STORAGE_PATH: os.environ["PREFECT_LOCAL_STORAGE_PATH"],
                 # Nobody watches a run of our own; the thread that beats holds up every run's end by up to a second.
                 settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+                settings.PREFECT_UI_URL: "",  # it serves no pages, so Prefect should print no link to them
             }
             with settings.temporary_settings(own):
                 try:
@@ -110,6 +111,7 @@ def server() -> Iterator[str]:
         with (folder / "server.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             port = choose_port()
+            logger.info("starting a Prefect server for this run")
             process = launch(port, log.fileno())
             try:
                 url = f"http://127.0.0.1:{port}/api"

@@ -17,7 +17,7 @@ def examine() -> dict[str, Any]:
     """Versions, hardware, precision, servers and free disk. Starts nothing and changes nothing."""
     import torch
 
-    from ddlm.training.device import pick_device, uses_bfloat16
+    from ddlm.model.device import pick_device, uses_bfloat16
 
     device = pick_device("auto")
     folder = next(path for path in (home(), *home().parents) if path.exists())

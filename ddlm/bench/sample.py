@@ -11,8 +11,8 @@ from ddlm.diffusion import SamplingConfig
 from ddlm.diffusion.sampler import Draw, sample
 from ddlm.diffusion.unmasking import POLICIES
 from ddlm.experiment import Experiment
+from ddlm.model.device import pick_device
 from ddlm.model.transformer import Denoiser
-from ddlm.training.device import pick_device
 
 BATCHES_AND_STEPS = ((1, 50), (8, 25))
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ddlm.experiment import Experiment
+from ddlm.model.device import pick_device, uses_bfloat16
 from ddlm.model.transformer import Denoiser, train_flops_per_token
-from ddlm.training.device import pick_device, uses_bfloat16
 from ddlm.training.loop import Trainer, TrainState, new_state
 
 WARM_UP, MEASURED = 3, 10

@@ -56,11 +56,18 @@ def main() -> None:
         fail(*explain(error))
 
 
+class LogToStderr(logging.Handler):
+    """Looks sys.stderr up for each line: while a progress bar is shown it is the bar's own, which writes above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+
+
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
     """The library's log, and only there: Prefect adds handlers to the root logger that would say it again."""
     logger = logging.getLogger("ddlm")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogToStderr()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

@@ -58,11 +58,12 @@ def generate(
       ddlm generate quick --samples 3 --steps 32 --seed 7 --json
     """
     from ddlm.generation import DiffusionPipeline
+    from ddlm.model.device import pick_device
 
     if watch and json_:
         raise UserError("--watch and --json: stdout can hold one of them; leave one out")
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k)
-    pipeline = DiffusionPipeline.from_pretrained(model)
+    pipeline = DiffusionPipeline.from_pretrained(model, pick_device("auto"))
     if watch:
         from ddlm.cli.watch import watching
 
@@ -92,9 +93,10 @@ def infill(
     Example: ddlm infill quick "Once there was a ___ who ___[5]."
     """
     from ddlm.generation import DiffusionPipeline
+    from ddlm.model.device import pick_device
 
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k)
-    pipeline = DiffusionPipeline.from_pretrained(model)
+    pipeline = DiffusionPipeline.from_pretrained(model, pick_device("auto"))
     write(pipeline.infill(text, num_samples=samples, sampling=sampling, seed=seed), json_)
 
 
@@ -114,10 +116,11 @@ def evaluate(
     from ddlm.data.corpus import read_source
     from ddlm.evaluation import stage
     from ddlm.generation import DiffusionPipeline
+    from ddlm.model.device import pick_device
 
     stories = read_source(data)
     scores = stage.evaluate(
-        DiffusionPipeline.from_pretrained(model), stories, model=model, evaluation=BUDGETS[budget],
+        DiffusionPipeline.from_pretrained(model, pick_device("auto")), stories, model=model, evaluation=BUDGETS[budget],
         sampling=SamplingConfig(), seed=seed,
     ).scores  # fmt: skip
     if json_:
@@ -145,10 +148,11 @@ def render(
     """
     require_theme(theme)
     from ddlm.generation import DiffusionPipeline
+    from ddlm.model.device import pick_device
     from ddlm.rendering.stage import render_file, require_suffix
 
     require_suffix(output)
-    pipeline = DiffusionPipeline.from_pretrained(model)
+    pipeline = DiffusionPipeline.from_pretrained(model, pick_device("auto"))
     frames = pipeline.frames(prompt, sampling=sampling_from(steps), seed=seed)
     render_file(frames, output, RenderingConfig(theme=theme, prompt=prompt))
     typer.echo(str(output))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from ddlm.artifacts import Workspace, sha256_file
 from ddlm.data.corpus import read_stories
@@ -22,6 +21,7 @@ from ddlm.data.shards import read_manifest
 from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import EvaluationConfig, likelihood, report, text
 from ddlm.generation import DiffusionPipeline, Sample
+from ddlm.model.device import pick_device
 from ddlm.model.folder import WEIGHTS
 from ddlm.tokenizer import Tokenizer
 
@@ -60,7 +60,7 @@ def build(workspace: Workspace, *, seed: int, sampling: SamplingConfig, evaluati
     corpus, shards, train = (workspace.inputs[name] for name in ("corpus", "shards", "train"))
     stories = read_stories(corpus, "validation")
     result = evaluate(
-        DiffusionPipeline.from_pretrained(train, device="cuda" if torch.cuda.is_available() else "cpu"),
+        DiffusionPipeline.from_pretrained(train, device=pick_device("auto")),
         stories,
         layout=read_manifest(shards)["layout"],
         training_stories=read_stories(corpus, "train", limit=evaluation.corpus_stories),

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddlm.artifacts import RunLog
+from ddlm.data.progress import shown
 from ddlm.diffusion import ObjectiveConfig
 from ddlm.diffusion.noise import SCHEDULES, mask_exactly, num_masked, stratified_times
 from ddlm.diffusion.objective import WEIGHTINGS, masked_nats
@@ -92,8 +94,9 @@ class Trainer:
         started = time.monotonic() - state.elapsed_s
         window = (state.step, time.monotonic())
         batches = self.loader.batches(state.step, self.device)
-        while not self.finished(state):
-            metrics = self.train_step(state, next(batches))
+        wanted = takewhile(lambda _: not self.finished(state), batches)
+        for x_0 in shown(wanted, "training, steps", self.config.steps - state.step):
+            metrics = self.train_step(state, x_0)
             state.elapsed_s = time.monotonic() - started
             if self.due(state, self.config.validate_every_steps):
                 metrics |= self.validated(state)

@@ -15,11 +15,11 @@ from ddlm.data.shards import read_rows
 from ddlm.diffusion import ObjectiveConfig
 from ddlm.evaluation.likelihood import bound
 from ddlm.model import ModelConfig
+from ddlm.model.device import pick_device, uses_bfloat16
 from ddlm.model.folder import ModelFolder
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
 from ddlm.training import TrainingConfig, checkpoint
-from ddlm.training.device import pick_device, uses_bfloat16
 from ddlm.training.loop import Metrics, Trainer, TrainState, new_state
 
 VALIDATION_ROWS, VALIDATION_MASKS = 64, 4

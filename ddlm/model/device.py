@@ -8,7 +8,7 @@ from ddlm.config import UserError
 def pick_device(wanted: str) -> torch.device:
     """Raises: UserError when CUDA is asked for and there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device is cuda, but torch sees no CUDA device; take cpu or auto")
+        raise UserError("device cuda: torch sees no CUDA device here; set training.device to cpu or auto")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
