@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from fabric import Connection, task
+from invoke import Exit
 
 PROJECT = Path(__file__).resolve().parents[1]
 FOLDER = "ddlm"
@@ -29,7 +30,8 @@ def bootstrap(box: Connection) -> None:
 @task
 def worker(box: Connection) -> None:
     """Start a Prefect worker that survives logging out and rebooting. ~/ddlm/.env says where its server is."""
-    box.run(f"grep -q ^PREFECT_API_URL= {FOLDER}/.env")
+    if not box.run(f"grep -qs ^PREFECT_API_URL= {FOLDER}/.env", warn=True, hide=True):
+        raise Exit(f"~/{FOLDER}/.env on the box sets no PREFECT_API_URL: the server that it asks for work")
     box.run(f"mkdir -p {UNITS}")
     box.put(str(PROJECT / "infra" / UNIT), f"{UNITS}/{UNIT}")
     box.run(f"systemctl --user daemon-reload && systemctl --user enable --now {UNIT} && loginctl enable-linger")
