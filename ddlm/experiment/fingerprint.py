@@ -42,14 +42,15 @@ def reachable(module: str) -> set[str]:
     return found | {parent for parent in parents if parent}
 
 
-def _imports(module: str) -> list[str]:
+@cache
+def _imports(module: str) -> tuple[str, ...]:
     names: list[str] = []
     for node in ast.walk(_parse(module)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.startswith("ddlm.") and _path(name)]
+    return tuple(name for name in names if name.startswith("ddlm.") and _path(name))
 
 
 @cache

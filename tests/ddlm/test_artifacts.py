@@ -2,9 +2,8 @@
 
 import json
 import logging
-import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -80,38 +79,42 @@ def test_a_failing_build_leaves_nothing_but_its_scratch(tmp_path: Path) -> None:
     assert (store.scratch("train", "k") / "checkpoint").read_text() == "kept"
 
 
-def build_slowly(root: Path, log: Path) -> None:
-    def fill(output: Path, scratch: Path) -> None:
-        with log.open("a") as handle:
-            handle.write("built\n")
-        (output / "half.txt").write_text("half")
-        time.sleep(1.0)
-        (output / "whole.txt").write_text("whole")
+BUILD_SLOWLY = """
+import sys, time
+from pathlib import Path
+from ddlm.artifacts import ArtifactStore
 
-    ArtifactStore(root).build("shards", "k", fill)
+def fill(output, scratch):
+    with open(sys.argv[2], "a") as log:
+        log.write("built\\n")
+    (output / "half.txt").write_text("half")
+    time.sleep(1.0)
+    (output / "whole.txt").write_text("whole")
+
+ArtifactStore(Path(sys.argv[1])).build("shards", "k", fill)
+"""
+
+
+def build_slowly(root: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A process of its own that builds for a second; it writes a line into the log when it begins."""
+    return subprocess.Popen([sys.executable, "-c", BUILD_SLOWLY, str(root), str(log)])
 
 
 def test_two_processes_build_a_key_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
     log = tmp_path / "log"
-    workers = [context.Process(target=build_slowly, args=(tmp_path / "store", log)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    workers = [build_slowly(tmp_path / "store", log) for _ in range(2)]
+    assert [worker.wait(60) for worker in workers] == [0, 0]
     assert log.read_text() == "built\n"
 
 
 def test_a_killed_builder_frees_the_lock_and_its_half_is_never_used(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    worker = multiprocessing.get_context("spawn").Process(target=build_slowly, args=(tmp_path / "store", log))
-    worker.start()
+    worker = build_slowly(tmp_path / "store", log)
     while not log.exists():
+        assert worker.poll() is None
         time.sleep(0.01)
-    assert worker.pid
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.join(10)
+    worker.kill()
+    worker.wait(10)
     store = ArtifactStore(tmp_path / "store")
     assert store.find("shards", "k") is None
     artifact, built = store.build("shards", "k", write_two)

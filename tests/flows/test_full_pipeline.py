@@ -33,14 +33,15 @@ def flow(**parameters: Any) -> UUID:
 
 
 def states(flow_run_id: UUID) -> dict[str, str]:
-    """What the server says each stage's task ended in. States travel as events, so they take a moment."""
+    """What the server says each stage's task ended in. States travel as events, so they take a moment to arrive."""
     chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
     deadline = time.monotonic() + 30
     with get_client(sync_client=True) as client:
         while True:
             tasks = client.read_task_runs(flow_run_filter=chosen)
             found = {task.name.rpartition("-")[0]: str(task.state_name) for task in tasks}
-            if (found and all(task.state and task.state.is_final() for task in tasks)) or time.monotonic() > deadline:
+            arrived = found.keys() == STAGES.keys() and all(task.state and task.state.is_final() for task in tasks)
+            if arrived or time.monotonic() > deadline:
                 return found
             time.sleep(0.1)
 
@@ -64,7 +65,8 @@ def test_what_a_run_without_prefect_built_counts_as_cached(work: ModuleType) -> 
 
 
 def test_only_the_wanted_stages_run(work: ModuleType) -> None:
-    assert set(states(flow(until="render"))) == {"corpus", "tokenizer", "shards", "train", "render"}
+    flow(until="render")
+    assert work.calls == ["corpus", "tokenizer", "shards", "train", "render"]
 
 
 def test_a_forced_stage_is_built_again_and_equal_bytes_leave_the_rest_cached(work: ModuleType) -> None:

@@ -47,8 +47,8 @@ def test_code_counts_and_its_layout_does_not(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
 
     def forget() -> None:
-        for function in (fingerprint.fingerprint, fingerprint._tree, fingerprint._parse, fingerprint._path):
-            function.cache_clear()
+        for name in ("fingerprint", "_imports", "_tree", "_parse", "_path"):
+            getattr(fingerprint, name).cache_clear()
 
     def digest() -> str:
         forget()
