@@ -67,20 +67,21 @@ def show(summary: object) -> None:
     """One table: scores, the best sample, the paths, and what to try next."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from ddlm.experiment.view import Summary
 
     assert isinstance(summary, Summary)
     table = Table(title=summary.name, show_header=False, title_justify="left")
-    table.add_column(max_width=26)
+    table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("stages", ", ".join(f"{name} {state}" for name, state in summary.stages.items()), end_section=True)
     for label, value in summary.rows():
         table.add_row(label, value)
     table.add_section()
-    table.add_row("best sample", summary.best_sample, end_section=True)
+    table.add_row("best sample", Text(summary.best_sample), end_section=True)  # Text: brackets are no markup
     if summary.decision:
-        table.add_row("registry", summary.decision, end_section=True)
-    table.add_row("files", "\n".join(map(str, summary.paths())), end_section=True)
-    table.add_row("try next", "\n".join(summary.next_commands()))
+        table.add_row("registry", Text(summary.decision), end_section=True)
+    table.add_row("files", Text("\n".join(map(str, summary.paths()))), end_section=True)
+    table.add_row("try next", Text("\n".join(summary.next_commands())))
     Console().print(table)

@@ -67,12 +67,17 @@ def relative(path: Path) -> Path:
 
 
 def assemble(experiment: Experiment, done: Mapping[str, Artifact]) -> Path:
-    """Swap in `outputs/<name>/`: a link to a folder named by its content. The same content costs nothing."""
+    """Swap in `outputs/<name>/`: a link to a folder named by its content. The same content costs nothing.
+
+    A run that stopped before training leaves an older view as it is: it has nothing to show instead.
+    """
     content = {stage: artifact.digest for stage, artifact in done.items()}
     content["experiment"] = dump_toml(experiment)
     link = home() / experiment.name
     if link.exists() and not link.is_symlink():
         raise UserError(f"{link} is a folder of yours; move it away, or give the experiment another name")
+    if link.is_symlink() and "train" not in done:
+        return link
     folder = home() / ".views" / experiment.name / digest_of(content)[:16]
     with ArtifactStore(home() / "artifacts").lock(f"view-{experiment.name}"):  # two runs may end at once
         if not folder.is_dir():

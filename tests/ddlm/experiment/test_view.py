@@ -42,6 +42,13 @@ def test_runs_that_end_at_once_leave_one_whole_view(artifact: Artifact, tiny: Ex
         assert len(list(links[0].resolve().parent.iterdir())) == 1
 
 
+def test_a_run_that_stops_before_training_leaves_the_view(artifact: Artifact, tiny: Experiment) -> None:
+    link = assemble(tiny, {"train": artifact})
+    corpus = Artifact("corpus", "k", "digest", artifact.path)
+    assert assemble(tiny, {"corpus": corpus}) == link
+    assert (link / "model" / "config.json").exists()
+
+
 def test_editing_the_view_does_not_touch_the_store(artifact: Artifact, tiny: Experiment) -> None:
     link = assemble(tiny, {"train": artifact})
     (link / "model" / "config.json").write_text("mine")
