@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])
 STORIES_AT_A_TIME = 1024
+HALF_A_QUOTE = re.compile(r"â€(?=[\x00-\x7f]|$)")
+"""What ftfy leaves, or takes for a dagger: Windows-1252 has no character for 9D, so where UTF-8 was read as that, a
+closing quote lost its third byte."""
 FEWEST_TRAIN_STORIES = 8
 
 
@@ -52,7 +56,7 @@ def build(workspace: Workspace, *, seed: int, corpus: CorpusConfig, source: dict
 
 def clean(text: str) -> str:
     """Repair mojibake, unify line ends, drop outer whitespace and blanks at line ends; clean text stays as it is."""
-    repaired = ftfy.fix_encoding(text).replace("\r\n", "\n").replace("\r", "\n")
+    repaired = ftfy.fix_encoding(HALF_A_QUOTE.sub("”", text)).replace("\r\n", "\n").replace("\r", "\n")
     return "\n".join(line.rstrip() for line in repaired.removeprefix("\ufeff").split("\n")).strip()
 
 

@@ -33,7 +33,7 @@ def ddlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return run
 
 
-def refused(result: tuple[int, str, str], *said: str) -> None:
+def assert_refused(result: tuple[int, str, str], *said: str) -> None:
     """Exit code 2 and one line that says each of these."""
     code, _, err = result
     last = [line for line in err.splitlines() if line.startswith("ddlm: ")]
@@ -56,18 +56,18 @@ def refused(result: tuple[int, str, str], *said: str) -> None:
     ],
 )
 def test_a_wrong_override(ddlm: Ddlm, override: str, said: str) -> None:
-    refused(ddlm("run", TINY, "--set", override, "--no-prefect"), said)
+    assert_refused(ddlm("run", TINY, "--set", override, "--no-prefect"), said)
 
 
 def test_a_config_that_is_missing_or_not_toml(ddlm: Ddlm, tmp_path: Path) -> None:
-    refused(ddlm("run", str(tmp_path / "none.toml")), "no such file")
+    assert_refused(ddlm("run", str(tmp_path / "none.toml")), "no such file")
     (tmp_path / "bad.toml").write_text("[training\nsteps=1")
-    refused(ddlm("config", str(tmp_path / "bad.toml")), "not valid TOML", "line")
+    assert_refused(ddlm("config", str(tmp_path / "bad.toml")), "not valid TOML", "line")
 
 
 def test_an_unknown_stage(ddlm: Ddlm) -> None:
-    refused(ddlm("run", TINY, "--until", "trian", "--no-prefect"), "unknown stage 'trian'", "corpus")
-    refused(ddlm("run", TINY, "--force", "trian", "--no-prefect"), "unknown stage 'trian'")
+    assert_refused(ddlm("run", TINY, "--until", "trian", "--no-prefect"), "unknown stage 'trian'", "corpus")
+    assert_refused(ddlm("run", TINY, "--force", "trian", "--no-prefect"), "unknown stage 'trian'")
 
 
 def run_on(ddlm: Ddlm, source: Path, *more: str) -> tuple[int, str, str]:
@@ -75,34 +75,34 @@ def run_on(ddlm: Ddlm, source: Path, *more: str) -> tuple[int, str, str]:
 
 
 def test_corpora_that_are_none(ddlm: Ddlm, tmp_path: Path) -> None:
-    refused(run_on(ddlm, tmp_path / "none.txt"), "no such file")
+    assert_refused(run_on(ddlm, tmp_path / "none.txt"), "no such file")
     pd.DataFrame({"words": ["a"]}).to_parquet(tmp_path / "column.parquet")
-    refused(run_on(ddlm, tmp_path / "column.parquet"), "'text'", "words")
+    assert_refused(run_on(ddlm, tmp_path / "column.parquet"), "'text'", "words")
     (tmp_path / "empty.txt").write_text("")
-    refused(run_on(ddlm, tmp_path / "empty.txt"), "0 stories")
+    assert_refused(run_on(ddlm, tmp_path / "empty.txt"), "0 stories")
     (tmp_path / "three.txt").write_text("One day.\nTwo days.\nThree days.\n")
-    refused(run_on(ddlm, tmp_path / "three.txt"), "wanted at least 8")
+    assert_refused(run_on(ddlm, tmp_path / "three.txt"), "wanted at least 8")
     (tmp_path / "junk.txt").write_bytes(bytes(range(256)) * 50)
-    refused(run_on(ddlm, tmp_path / "junk.txt"), "UTF-8")
+    assert_refused(run_on(ddlm, tmp_path / "junk.txt"), "UTF-8")
     (tmp_path / "junk.parquet").write_bytes(bytes(range(256)) * 50)
-    refused(run_on(ddlm, tmp_path / "junk.parquet"), "not a readable parquet file")
+    assert_refused(run_on(ddlm, tmp_path / "junk.parquet"), "not a readable parquet file")
     (tmp_path / "latin.txt").write_bytes("Ein Bär.\n".encode("latin-1") * 20)
-    refused(run_on(ddlm, tmp_path / "latin.txt"), "UTF-8")
+    assert_refused(run_on(ddlm, tmp_path / "latin.txt"), "UTF-8")
 
 
 def test_a_vocabulary_that_the_text_can_not_support(ddlm: Ddlm) -> None:
     result = ddlm("run", TINY, "--no-prefect", "--until", "tokenizer", "--set", "tokenizer.vocab_size=60000")
-    refused(result, "vocab_size", "60000")
+    assert_refused(result, "vocab_size", "60000")
 
 
 def test_an_unreachable_hub_names_the_local_alternatives(ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = ddlm("run", TINY, "--no-prefect", "--set", "corpus.source=roneneldan/TinyStories")
-    refused(result, "the hub can't be reached", "local file or folder", 'offline="sample"')
+    assert_refused(result, "the hub can't be reached", "local file or folder", 'offline="sample"')
 
 
 def test_a_model_that_is_nowhere(ddlm: Ddlm) -> None:
-    refused(ddlm("generate", "nothing"), "model nothing", "no such folder or experiment")
+    assert_refused(ddlm("generate", "nothing"), "model nothing", "no such folder or experiment")
 
 
 @pytest.fixture
@@ -114,14 +114,14 @@ def broken_model(tiny_model: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_model_folder_with_a_file_missing(ddlm: Ddlm, broken_model: Path, name: str) -> None:
     (broken_model / name).unlink()
-    refused(ddlm("generate", str(broken_model)), name, "missing")
+    assert_refused(ddlm("generate", str(broken_model)), name, "missing")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_model_folder_with_a_file_truncated(ddlm: Ddlm, broken_model: Path, name: str) -> None:
     path = broken_model / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(ddlm("generate", str(broken_model)), name)
+    assert_refused(ddlm("generate", str(broken_model)), name)
 
 
 def test_a_pickle_is_never_loaded(ddlm: Ddlm, broken_model: Path, tmp_path: Path) -> None:
@@ -130,23 +130,23 @@ def test_a_pickle_is_never_loaded(ddlm: Ddlm, broken_model: Path, tmp_path: Path
             return os.mkdir, (str(tmp_path / "loaded"),)
 
     (broken_model / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
-    refused(ddlm("generate", str(broken_model)), "a pickle, which ddlm never loads")
+    assert_refused(ddlm("generate", str(broken_model)), "a pickle, which ddlm never loads")
     (broken_model / "model.safetensors").rename(broken_model / "model.pt")
-    refused(ddlm("generate", str(broken_model)), "model.pt is a pickle")
+    assert_refused(ddlm("generate", str(broken_model)), "model.pt is a pickle")
     assert not (tmp_path / "loaded").exists()
 
 
 def test_a_model_of_a_newer_format(ddlm: Ddlm, broken_model: Path) -> None:
     config = json.loads((broken_model / "config.json").read_text())
     (broken_model / "config.json").write_text(json.dumps({**config, "format_version": 99}))
-    refused(ddlm("generate", str(broken_model)), "format_version 99")
+    assert_refused(ddlm("generate", str(broken_model)), "format_version 99")
 
 
 def test_prompts_and_lengths_that_do_not_fit(ddlm: Ddlm, tiny_model: Path) -> None:
-    refused(ddlm("generate", str(tiny_model), "word " * 500), "tokens, but the model writes 64")
-    refused(ddlm("generate", str(tiny_model), "Once", "--length", "100"), "length 100")
-    refused(ddlm("infill", str(tiny_model), "no gap at all"), "mark gaps with ___")
-    refused(ddlm("infill", str(tiny_model), "___[100]"), "shorten the text")
+    assert_refused(ddlm("generate", str(tiny_model), "word " * 500), "tokens, but the model writes 64")
+    assert_refused(ddlm("generate", str(tiny_model), "Once", "--length", "100"), "length 100")
+    assert_refused(ddlm("infill", str(tiny_model), "no gap at all"), "mark gaps with ___")
+    assert_refused(ddlm("infill", str(tiny_model), "___[100]"), "shorten the text")
 
 
 @pytest.mark.parametrize(
@@ -155,27 +155,27 @@ def test_prompts_and_lengths_that_do_not_fit(ddlm: Ddlm, tiny_model: Path) -> No
      ("--steps", "0", "num_sampling_steps")],
 )  # fmt: skip
 def test_sampling_out_of_range(ddlm: Ddlm, tiny_model: Path, option: str, value: str, said: str) -> None:
-    refused(ddlm("generate", str(tiny_model), option, value), said)
+    assert_refused(ddlm("generate", str(tiny_model), option, value), said)
 
 
 def test_faces_refuse_what_they_do_not_know(ddlm: Ddlm, tiny_model: Path, tmp_path: Path) -> None:
-    refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.gif"), "--theme", "sepia"), "unknown theme")
-    refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.mp4")), ".gif")
-    refused(ddlm("evaluate", str(tiny_model), "--data", str(tmp_path / "none.parquet")), "none.parquet")
-    refused(ddlm("evaluate", str(tiny_model), "--data", TINY, "--budget", "huge"), "unknown budget 'huge'")
+    assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.gif"), "--theme", "sepia"), "unknown theme")
+    assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.mp4")), ".gif")
+    assert_refused(ddlm("evaluate", str(tiny_model), "--data", str(tmp_path / "none.parquet")), "none.parquet")
+    assert_refused(ddlm("evaluate", str(tiny_model), "--data", TINY, "--budget", "huge"), "unknown budget 'huge'")
 
 
 def test_a_home_that_can_not_be_made(ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDLM_HOME", "/proc/nothing")
     result = ddlm("run", TINY, "--no-prefect", "--until", "corpus")
-    refused(result, "set DDLM_HOME to a folder that can be written")
+    assert_refused(result, "set DDLM_HOME to a folder that can be written")
 
 
 def test_a_read_only_disk(ddlm: Ddlm, monkeypatch: pytest.MonkeyPatch, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     monkeypatch.setenv("DDLM_HOME", str(small_disk))
     result = ddlm("run", TINY, "--no-prefect", "--until", "corpus")
-    refused(result, "Read-only file system", "set DDLM_HOME to a folder that can be written")
+    assert_refused(result, "Read-only file system", "set DDLM_HOME to a folder that can be written")
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     monkeypatch.setenv("DDLM_HOME", str(small_disk))
     command = ("run", TINY, "--no-prefect", "--until", "train", "--set", "tracking.backend=none",
                "--set", "model.d_model=128")  # fmt: skip
-    refused(ddlm(*command), "the disk is full")
+    assert_refused(ddlm(*command), "the disk is full")
     assert list(small_disk.glob("artifacts/shards/*/manifest.json"))
     assert not list(small_disk.glob("artifacts/train/*"))
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)

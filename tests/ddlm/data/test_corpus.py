@@ -279,3 +279,7 @@ class TestBadInput:
     @pytest.mark.parametrize("split", ["train[:10%]", "train[", "train[5]", ""])
     def test_a_split_that_is_no_slice(self, refuses: Callable[..., None], split: str) -> None:
         refuses("sample", "wanted a name with row numbers, for example", train_split=split)
+
+
+def test_a_closing_quote_that_lost_a_byte_comes_back() -> None:
+    assert clean("She said, â€œhiâ€ and ran.") == "She said, “hi” and ran."
