@@ -211,7 +211,7 @@ class TestBadInput:
     """Each is one line that names what is wrong."""
 
     @pytest.fixture
-    def refuses(self, run: Build) -> Callable[..., None]:
+    def expect_refusal(self, run: Build) -> Callable[..., None]:
         def check(source: Path | str, match: str, **config: Any) -> None:
             with pytest.raises(UserError, match=match) as fault:
                 run(source, **config)
@@ -220,65 +220,67 @@ class TestBadInput:
         return check
 
     @pytest.mark.parametrize("source", ["stories.txt", "stories", "data/stories.txt", "/nowhere/at/all", "../x/y", ""])
-    def test_a_missing_file(self, refuses: Callable[..., None], source: str) -> None:
-        refuses(source or "nowhere.parquet", "no such file; give a file or folder")
+    def test_a_missing_file(self, expect_refusal: Callable[..., None], source: str) -> None:
+        expect_refusal(source or "nowhere.parquet", "no such file; give a file or folder")
 
-    def test_an_unknown_kind_of_file(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_an_unknown_kind_of_file(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         (tmp_path / "stories.csv").write_text("text\nhello\n")
-        refuses(tmp_path / "stories.csv", r"no .parquet, .jsonl, .txt file there")
-        refuses(tmp_path, r"no .parquet, .jsonl, .txt file there")
+        expect_refusal(tmp_path / "stories.csv", r"no .parquet, .jsonl, .txt file there")
+        expect_refusal(tmp_path, r"no .parquet, .jsonl, .txt file there")
 
-    def test_no_text_column(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_no_text_column(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         parquet.write_table(pa.table({"n": [1], "story": ["x"]}), tmp_path / "a.parquet")
-        refuses(tmp_path / "a.parquet", r"no column 'text'; it has n, story; set corpus\.text_field")
-        refuses(write_jsonl(tmp_path / "a.jsonl", STORIES, "story"), "no column 'text'; it has story")
+        expect_refusal(tmp_path / "a.parquet", r"no column 'text'; it has n, story; set corpus\.text_field")
+        expect_refusal(write_jsonl(tmp_path / "a.jsonl", STORIES, "story"), "no column 'text'; it has story")
         (tmp_path / "b.jsonl").write_text("[1, 2]\n")
-        refuses(tmp_path / "b.jsonl", "no column 'text'; it has none")
+        expect_refusal(tmp_path / "b.jsonl", "no column 'text'; it has none")
 
     @pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl"])
-    def test_an_empty_file(self, refuses: Callable[..., None], tmp_path: Path, name: str) -> None:
+    def test_an_empty_file(self, expect_refusal: Callable[..., None], tmp_path: Path, name: str) -> None:
         (tmp_path / name).touch()
-        refuses(tmp_path / name, "0 stories to train on and 0 to validate with, out of 0 rows")
+        expect_refusal(tmp_path / name, "0 stories to train on and 0 to validate with, out of 0 rows")
 
-    def test_an_empty_parquet_table(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_an_empty_parquet_table(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         parquet.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
-        refuses(tmp_path / "a.parquet", "0 stories to train on and 0 to validate with")
+        expect_refusal(tmp_path / "a.parquet", "0 stories to train on and 0 to validate with")
 
-    def test_three_stories(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_three_stories(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         path = write_text(tmp_path / "stories.txt", STORIES[:3])
-        refuses(path, "2 stories to train on and 1 to validate with, out of 3 rows .* wanted at least 8 and 1")
+        expect_refusal(path, "2 stories to train on and 1 to validate with, out of 3 rows .* wanted at least 8 and 1")
 
-    def test_an_empty_validation_split(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_an_empty_validation_split(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         write_text(tmp_path / "train.txt", STORIES)
         (tmp_path / "validation.txt").write_text("\n \n")
-        refuses(tmp_path, "40 stories to train on and 0 to validate with")
+        expect_refusal(tmp_path, "40 stories to train on and 0 to validate with")
 
     @pytest.mark.parametrize("name", ["junk.txt", "junk.parquet"])
-    def test_binary_junk(self, refuses: Callable[..., None], tmp_path: Path, name: str) -> None:
+    def test_binary_junk(self, expect_refusal: Callable[..., None], tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(random.Random(0).randbytes(20_000))
-        refuses(tmp_path / name, r"junk.txt: story 1 is not UTF-8 text|junk.parquet: not a readable parquet file")
+        expect_refusal(
+            tmp_path / name, r"junk.txt: story 1 is not UTF-8 text|junk.parquet: not a readable parquet file"
+        )
 
-    def test_binary_junk_in_jsonl(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_binary_junk_in_jsonl(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         (tmp_path / "junk.jsonl").write_bytes(random.Random(0).randbytes(20_000))
-        refuses(tmp_path / "junk.jsonl", r"0 stories to train on .* broken")
+        expect_refusal(tmp_path / "junk.jsonl", r"0 stories to train on .* broken")
 
-    def test_zeros_are_no_text(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_zeros_are_no_text(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         (tmp_path / "zeros.txt").write_bytes(bytes(1000))
-        refuses(tmp_path / "zeros.txt", "story 1 is not UTF-8 text")
+        expect_refusal(tmp_path / "zeros.txt", "story 1 is not UTF-8 text")
 
-    def test_a_truncated_parquet_file(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_a_truncated_parquet_file(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         parquet.write_table(pa.table({"text": STORIES}), tmp_path / "a.parquet")
         (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
-        refuses(tmp_path / "a.parquet", "not a readable parquet file")
+        expect_refusal(tmp_path / "a.parquet", "not a readable parquet file")
 
-    def test_invalid_utf8(self, refuses: Callable[..., None], tmp_path: Path) -> None:
+    def test_invalid_utf8(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         lines = [story.replace("\n", " ").encode() for story in STORIES]
         (tmp_path / "latin.txt").write_bytes(b"\n".join([*lines[:10], b"caf\xe9", *lines[10:]]))
-        refuses(tmp_path / "latin.txt", "story 11 is not UTF-8 text; convert the file to UTF-8")
+        expect_refusal(tmp_path / "latin.txt", "story 11 is not UTF-8 text; convert the file to UTF-8")
 
     @pytest.mark.parametrize("split", ["train[:10%]", "train[", "train[5]", ""])
-    def test_a_split_that_is_no_slice(self, refuses: Callable[..., None], split: str) -> None:
-        refuses("sample", "wanted a name with row numbers, for example", train_split=split)
+    def test_a_split_that_is_no_slice(self, expect_refusal: Callable[..., None], split: str) -> None:
+        expect_refusal("sample", "wanted a name with row numbers, for example", train_split=split)
 
 
 def test_a_closing_quote_that_lost_a_byte_comes_back() -> None:
