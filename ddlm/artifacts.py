@@ -36,6 +36,21 @@ class RunLog(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record named values at a step; never blocks on a tracking server and never fails because of one."""
 
+    def upload(self, path: Path, folder: str) -> None:
+        """Keep a file with the run, under a folder of its own; likewise never fails because of a server."""
+
+
+class Unlogged:
+    """A run that nothing is reported to."""
+
+    id = None
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        del metrics, step
+
+    def upload(self, path: Path, folder: str) -> None:
+        del path, folder
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -173,7 +188,7 @@ def seal(folder: Path, stage: str) -> str:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in (folder / MANIFEST, folder / RUN_RECORD):
             files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            _sync(path)
+            sync(path)
     digest = digest_of({"stage": stage, "files": files})
     body = {"format_version": FORMAT_VERSION, "stage": stage, "files": files, "digest": digest}
     manifest = {**body, "checksum": digest_of(body)}
@@ -233,22 +248,23 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _replace(new: Path, path: Path, old: Path) -> None:
     """Rename `new` to `path`. A damaged or forced predecessor makes way first: a directory can't be overwritten."""
-    _sync(new)
+    sync(new)
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
     new.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk hold a file's bytes or a folder's names: a rename alone survives a kill, not a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,21 +1,34 @@
-"""Training steps a second, and what share of the machine's matrix rate they reach."""
+"""Training steps a second, what share of the machine's matrix rate they reach, and where their time goes."""
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ddlm.artifacts import Unlogged
+from ddlm.diffusion.objective import WEIGHTINGS
 from ddlm.experiment import Experiment
 from ddlm.model.device import pick_device, uses_bfloat16
 from ddlm.model.transformer import Denoiser, train_flops_per_token
-from ddlm.training.loop import Trainer, TrainState, new_state
+from ddlm.training.checkpoint import Writer
+from ddlm.training.distributed import Ranks
+from ddlm.training.loop import Trainer
+from ddlm.training.profiling import region, traced
+from ddlm.training.reports import Reporter
+from ddlm.training.stage import compiles
+from ddlm.training.state import TrainState, new_state
+from ddlm.training.step import MaskedLoss
+from ddlm.training.utilisation import matrix_flops_per_s
 
-WARM_UP, MEASURED = 3, 10
+WARM_UP = 3
+PARTS = ("data", "noise", "forward", "backward", "optimizer")
 
 
 @dataclass
@@ -32,74 +45,110 @@ class RandomRows:
             yield torch.randint(self.vocab_size, (self.batch_size, self.seq_len), generator=generator).to(device)
 
 
-class Silent:
-    """A run that nothing is reported to."""
+@dataclass
+class Stopwatch:
+    """Seconds of each named region, the device's queue included."""
 
-    id = None
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        del metrics, step
+    def __call__(self, name: str) -> AbstractContextManager[None]:
+        return self._measured(name)
+
+    @contextmanager
+    def _measured(self, name: str) -> Iterator[None]:
+        started = self.now()
+        yield
+        self.seconds[name] += self.now() - started
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
-def measure(experiment: Experiment) -> dict[str, Any]:
-    """tokens_per_s and flops_per_s of whole steps; matrix_flops_per_s of one large product in the same precision."""
+def measure(experiment: Experiment, *, steps: int = 10, trace: Path | None = None) -> dict[str, Any]:
+    """Median of whole steps, and the mean time of their parts from as many more.
+
+    trace: a folder for a profiler's trace. Precision, compiling and accumulation are those of a training run.
+    """
+    trainer, state = prepared(experiment)
+    seconds = float(np.median(time_steps(trainer, state, WARM_UP + steps)[WARM_UP:]))
+    parts = time_parts(trainer, state, steps)
+    if trace:
+        write_trace(trainer, state, trace)
+    tokens_per_s = trainer.config.batch_size * trainer.loader.seq_len / seconds
+    flops_per_s = tokens_per_s * trainer.reporter.flops_per_token
+    matrix = trainer.reporter.matrix_flops_per_s
+    return {
+        "parameters": state.model.num_parameters(),
+        "tokens_per_s": tokens_per_s,
+        "seconds_per_step": seconds,
+        "flops_per_s": flops_per_s,
+        "matrix_flops_per_s": matrix,
+        "utilisation": flops_per_s / matrix,
+        "optimizer_share": parts["optimizer"] / sum(parts.values()),
+        "seconds_by_part": parts,
+        "peak_memory_bytes": _peak_memory_bytes(trainer.device),
+        "precision": "bfloat16" if trainer.autocast else "float32",
+        "compiled": state.model.blocks[0]._compiled_call_impl is not None,
+    }
+
+
+def prepared(experiment: Experiment) -> tuple[Trainer, TrainState]:
+    """A trainer on random rows, as the train stage would build it."""
     training, vocab_size, seq_len = experiment.training, experiment.tokenizer.vocab_size, experiment.shards.seq_len
     device = pick_device(training.device)
     autocast = uses_bfloat16(training.precision, device)
     torch.set_num_threads(training.threads or torch.get_num_threads())
-    state = new_state(Denoiser(experiment.model, vocab_size=vocab_size, seq_len=seq_len).to(device), training, {})
-    trainer = Trainer(
-        config=training, objective=experiment.objective, end_id=0, seed=experiment.seed, device=device, run=Silent(),
-        loader=RandomRows(vocab_size, seq_len, training.batch_size),
-        autocast=autocast, validate=lambda _: {}, checkpoints=Path(),
+    model = Denoiser(experiment.model, vocab_size=vocab_size, seq_len=seq_len).to(device)
+    model.checkpointing = training.checkpoint_activations
+    if compiles(experiment.model, training, vocab_size=vocab_size, seq_len=seq_len, device=device):
+        model.compile_blocks()
+    reporter = Reporter(
+        run=Unlogged(), config=training, ranks=Ranks(), seq_len=seq_len, tokens_per_byte=1.0,
+        objective=WEIGHTINGS[experiment.objective.weighting].metric,
+        flops_per_token=train_flops_per_token(experiment.model, vocab_size=vocab_size, seq_len=seq_len),
+        matrix_flops_per_s=matrix_flops_per_s(device, torch.bfloat16 if autocast else torch.float32),
     )  # fmt: skip
-    seconds, optimizer_seconds = _time_steps(trainer, state)
-    tokens_per_s = training.batch_size * seq_len / seconds
-    flops_per_s = tokens_per_s * train_flops_per_token(experiment.model, vocab_size=vocab_size, seq_len=seq_len)
-    matrix = matrix_flops_per_s(device, torch.bfloat16 if autocast else torch.float32)
-    return {
-        "parameters": state.model.num_parameters(),
-        "tokens_per_s": tokens_per_s,
-        "flops_per_s": flops_per_s,
-        "matrix_flops_per_s": matrix,
-        "utilisation": flops_per_s / matrix,
-        "optimizer_share": optimizer_seconds / seconds,
-        "peak_memory_bytes": _peak_memory_bytes(device),
-        "precision": "bfloat16" if autocast else "float32",
-    }
+    trainer = Trainer(
+        config=training, objective=experiment.objective, network=MaskedLoss(model, end_id=0), end_id=0,
+        loader=RandomRows(vocab_size, seq_len, training.batch_size), seed=experiment.seed, device=device,
+        autocast=autocast, validate=lambda _: {}, preview=lambda _: None, ranks=Ranks(), writer=Writer(Path(), 1),
+        reporter=reporter,
+    )  # fmt: skip
+    return trainer, new_state(model, training, {})
 
 
-def _time_steps(trainer: Trainer, state: TrainState) -> tuple[float, float]:
-    """Median seconds of a step, and of its optimizer part alone."""
-    batches = trainer.loader.batches(0, trainer.device)
-    steps = [timed(lambda: trainer.train_step(state, next(batches)), trainer.device) for _ in range(WARM_UP + MEASURED)]
-    for parameter in state.model.parameters():
-        parameter.grad = torch.randn_like(parameter) * 1e-3
-
-    def update() -> None:
-        for optimizer in state.optimizers:
-            optimizer.step()
-        if state.ema:
-            state.ema.update(state.model, state.step)
-
-    updates = [timed(update, trainer.device) for _ in range(MEASURED)]
-    return float(np.median(steps[WARM_UP:])), float(np.median(updates))
+def time_steps(trainer: Trainer, state: TrainState, count: int) -> list[float]:
+    """Seconds of whole steps, data included."""
+    clock, batches = Stopwatch(trainer.device), trainer.loader.batches(0, trainer.device)
+    moments = [clock.now()]
+    for _ in range(count):
+        trainer.train_step(state, next(batches))
+        moments.append(clock.now())
+    return list(np.diff(moments))
 
 
-def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The best of several square products: what the machine can do at most."""
-    size = 8192 if device.type == "cuda" else 2048
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / min(timed(lambda: left @ right, device) for _ in range(8))
+def time_parts(trainer: Trainer, state: TrainState, count: int) -> dict[str, float]:
+    """Mean seconds a step of each part, and of the rest. On CUDA the parts do not overlap as they do in a run."""
+    clock, batches = Stopwatch(trainer.device), trainer.loader.batches(0, trainer.device)
+    watched = replace(trainer, region=clock)
+    started = clock.now()
+    for _ in range(count):
+        with clock("data"):
+            x_0 = next(batches)
+        watched.train_step(state, x_0)
+    parts = {name: clock.seconds[name] / count for name in PARTS}
+    return parts | {"rest": (clock.now() - started) / count - sum(parts.values())}
 
 
-def timed(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of an action, the device's queue included."""
-    started = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def write_trace(trainer: Trainer, state: TrainState, folder: Path) -> None:
+    watched, batches = replace(trainer, region=region), trainer.loader.batches(0, trainer.device)
+    with traced(folder) as advance:
+        for _ in range(8):
+            watched.train_step(state, next(batches))
+            advance()
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

@@ -40,11 +40,24 @@ def bench_load(config: ConfigArgument = None, set_: SetOption = None, json_: Jso
 
 
 @bench.command("train")
-def bench_train(config: ConfigArgument = None, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Training steps, against the rate at which this machine multiplies matrices."""
+def bench_train(
+    config: ConfigArgument = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 10,
+    profile: Annotated[Path | None, typer.Option(help="Write a torch trace into this folder.")] = None,
+) -> None:
+    """Training steps by part, against the rate at which this machine multiplies matrices.
+
+    Examples:
+
+      ddlm bench train configs/small.toml --set training.batch_size=16
+
+      ddlm bench train configs/small.toml --set model.preset=xlarge --steps 2 --profile trace
+    """
     from ddlm.bench.train import measure
 
-    report(measure(experiment_of(config, set_)), json_)
+    report(measure(experiment_of(config, set_), steps=steps, trace=profile), json_)
 
 
 @bench.command("sample")

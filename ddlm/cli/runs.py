@@ -1,5 +1,6 @@
 """`ddlm run` and `ddlm config`."""
 
+import os
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ def run(
     force: Annotated[list[str] | None, typer.Option(help="Rebuild this stage; may be repeated.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every byte of cached artifacts.")] = False,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Plainly, without a Prefect server.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Trace a few training steps: training.profile.")] = False,
 ) -> None:
     """The whole pipeline in this process: corpus to Jetson bundle, cached and resumable.
 
@@ -37,14 +39,21 @@ def run(
       ddlm run configs/quick.toml --set corpus.source=stories.txt --set training.steps=2000
 
       ddlm run configs/quick.toml --until train
+
+      torchrun --nproc-per-node 2 --no-python ddlm run configs/small.toml
     """
     from ddlm.experiment.stages import Session, require_stage, run_plainly
 
-    overrides = dict(map(parse_override, set_ or []))
+    overrides = dict(map(parse_override, set_ or [])) | ({"training.profile": True} if profile else {})
     experiment = load_experiment(path, overrides)
     if until:
         require_stage(until)
+    if is_behind_the_first_rank():
+        experiment = load_experiment(path, overrides | {"tracking.backend": "none"})
     session = Session(experiment, force=frozenset(force or []), verify=verify)
+    if is_behind_the_first_rank():
+        session.follow(run_plainly(session, "shards"))
+        return
     if no_prefect:
         with session:
             show(session.finish(run_plainly(session, until)))
@@ -53,6 +62,11 @@ def run(
     if "full-pipeline" not in found:
         raise UserError("the flows are not installed; run `pip install -e .` in the project, or give --no-prefect")
     show(found["full-pipeline"].load()(session, str(path), overrides, until))
+
+
+def is_behind_the_first_rank() -> bool:
+    """Under torchrun the first rank runs the pipeline; the others help it train."""
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def config(path: ConfigArgument, set_: SetOption = None) -> None:

@@ -15,17 +15,49 @@ Notation, the same everywhere in ddlm:
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ddlm.config import Section
+
+PARAMETERS_OF = {
+    "schedule_power": ("schedule", "polynomial"),
+    "schedule_steepness": ("schedule", "sigmoid"),
+    "schedule_sigma": ("schedule", "geometric"),
+    "weight_clip": ("weighting", "clipped"),
+}
+"""The choice that each parameter of the objective belongs to; beside any other choice it is refused."""
 
 
 class ObjectiveConfig(Section):
     """`[objective]`: what training minimises."""
 
-    schedule: Literal["linear"] = "linear"
-    weighting: Literal["bound", "plain"] = "bound"
-    """`bound`: the negative ELBO. `plain`: unweighted cross-entropy of the masked tokens (no bound)."""
+    schedule: Literal["linear", "cosine", "polynomial", "square_root", "sigmoid", "geometric", "log_linear"] = "linear"
+    """How many tokens are masked, and how often. It never moves the bound, only the variance of its estimate."""
+    schedule_power: float | None = Field(default=None, ge=0.1, le=10)
+    """Of `polynomial`: the exponent; 2 when absent."""
+    schedule_steepness: float | None = Field(default=None, gt=0, le=40)
+    """Of `sigmoid`: 10 when absent."""
+    schedule_sigma: tuple[float, float] | None = None
+    """Of `geometric`: the smallest and the largest total noise; [1e-4, 20] when absent."""
+    weighting: Literal["bound", "plain", "clipped", "bell"] = "bound"
+    """`bound`: the negative ELBO. The others are none: `plain` weighs all masked tokens alike, `clipped` caps the
+    bound's weight of a token, `bell` favours rows that are about half masked."""
+    weight_clip: float | None = Field(default=None, ge=1)
+    """Of `clipped`: the cap, where a token of a fully masked row weighs 1; 10 when absent."""
+    complementary: bool = False
+    """Every row comes twice: with a mask and with its complement."""
+    truncation_share: float = Field(default=0.0, ge=0, le=1)
+    """The share of steps whose whole batch is cut to a random length."""
+
+    @model_validator(mode="after")
+    def _parameters_belong_to_what_is_chosen(self) -> "ObjectiveConfig":
+        for parameter, (choice, owner) in PARAMETERS_OF.items():
+            chosen = getattr(self, choice)
+            if getattr(self, parameter) is not None and chosen != owner:
+                raise ValueError(f"{parameter} is for {choice} {owner}, and {choice} is {chosen}; leave it out")
+        if self.schedule_sigma and not 0 < self.schedule_sigma[0] < self.schedule_sigma[1] <= 100:
+            raise ValueError(f"schedule_sigma is {list(self.schedule_sigma)}; wanted 0 < smallest < largest <= 100")
+        return self
 
 
 class SamplingConfig(Section):

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from ddlm.artifacts import Artifact, ArtifactStore, Workspace, digest_of
+from ddlm.artifacts import Artifact, ArtifactStore, Unlogged, Workspace, digest_of
 from ddlm.config import UserError, home
 from ddlm.experiment import Experiment
 from ddlm.experiment.fingerprint import fingerprint
@@ -132,6 +132,16 @@ class Session:
         if built:
             self.built.append(name)
         return artifact, built
+
+    def follow(self, done: Mapping[str, Artifact]) -> None:
+        """Train behind torchrun's first rank, which builds the artifact; nothing to do where it has one already."""
+        inputs = [done[stage] for stage in STAGES["train"].inputs]
+        if self.find("train", inputs) is None:
+            scratch = self.store.scratch("train", self.key("train", inputs))
+            scratch.mkdir(parents=True, exist_ok=True)
+            folders = {artifact.stage: artifact.path for artifact in inputs}
+            with TemporaryDirectory() as output:
+                self._build("train", Workspace(folders, Path(output), scratch, Unlogged()))
 
     def finish(self, done: Mapping[str, Artifact]) -> Summary:
         """Put `outputs/<name>/` together, and close the tracked run with its scores and files, if one was opened."""

@@ -13,7 +13,8 @@ from ddlm.config import Section, UserError, parse
 from ddlm.model import ModelConfig
 from ddlm.model.transformer import Denoiser
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: activation, soft cap, time and attention are in the architecture. Folders of version 1 have their defaults."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
@@ -55,8 +56,8 @@ def read_folder(folder: Path) -> ModelFolder:
         document = json.loads((folder / CONFIG).read_bytes())
     except ValueError as error:
         raise UserError(f"model {folder}: {CONFIG} is not JSON ({error}); copy it again") from None
-    if document.get("format_version", 0) > FORMAT_VERSION:
-        version = document["format_version"]
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"model {folder}: format_version {version}, wanted at most {FORMAT_VERSION}; update ddlm")
     return parse(ModelFolder, document, source=str(folder / CONFIG))
 

@@ -1,32 +1,70 @@
-"""The denoiser: token ids with masks in, logits of the clean tokens out. No time input.
+"""The denoiser: token ids with masks in, logits of the clean tokens out.
 
-Source: Sahoo et al., MDLM, 2024, for the parametrisation; without time conditioning as in Ou et al., RADD, 2024.
+Source: Sahoo et al., MDLM, 2024, for the parametrisation; by default without time, as in Ou et al., RADD, 2024.
 """
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from ddlm.model import ModelConfig
-from ddlm.model.attention import Attention, RMSNorm, rotary_table
+from ddlm.model import TIME_DIM, ModelConfig
+from ddlm.model.attention import Attention, Mask, RMSNorm, make_mask, rotary_table, starts_of
 
 
 class FeedForward(nn.Module):
-    """SwiGLU. Source: Shazeer, 2020."""
+    """SwiGLU (Shazeer, 2020) or squared ReLU (So et al., Primer, 2021)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.d_model, config.hidden_dim, bias=False)
+        self.is_gated = config.activation == "swiglu"
+        if self.is_gated:
+            self.gate = nn.Linear(config.d_model, config.hidden_dim, bias=False)
         self.up = nn.Linear(config.d_model, config.hidden_dim, bias=False)
         self.down = nn.Linear(config.hidden_dim, config.d_model, bias=False)
 
     def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+        inner = F.silu(self.gate(x)) * self.up(x) if self.is_gated else F.relu(self.up(x)).square()
+        return self.down(inner)  # type: ignore[no-any-return]
+
+
+class TimeFeatures(nn.Module):
+    """Time as the masked share of each row: under the schedule its mean is 1 - alpha(t), and a sampler needs no clock.
+
+    Source: Peebles and Xie, DiT, 2023, for the features; Shi et al., MD4, 2024, and MDLM for time in masked diffusion.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(TIME_DIM, TIME_DIM, bias=False)
+
+    def forward(self, masked_share: Float[Tensor, " b"]) -> Float[Tensor, "b features"]:
+        pairs = TIME_DIM // 2
+        frequencies = torch.exp(-math.log(10000) / pairs * torch.arange(pairs, device=masked_share.device))
+        angles = 1000 * masked_share[:, None] * frequencies
+        return F.silu(self.project(torch.cat([angles.cos(), angles.sin()], dim=-1)))
+
+
+def modulated(
+    branch: Callable[[Tensor], Tensor], x: Float[Tensor, "b l d"], modulation: Float[Tensor, "b 1 three_d"] | None
+) -> Float[Tensor, "b l d"]:
+    """(1 + gate) · branch((1 + scale) · x + shift); without modulation the branch alone."""
+    if modulation is None:
+        return branch(x)
+    shift, scale, gate = modulation.chunk(3, dim=-1)
+    return (1 + gate) * branch((1 + scale) * x + shift)
 
 
 class Block(nn.Module):
-    """Pre-norm: attention, then feed-forward, each added to the stream."""
+    """Pre-norm: attention, then feed-forward, each added to the stream and each modulated by time, if there is one.
+
+    Source: DiT's adaLN-Zero. Our deviation: its gates start at 1 and not at 0, since the branches' last matrices start
+    at 0, and a product of two zeros would never learn.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,22 +73,42 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(config.d_model)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
+        if config.time_conditioning:
+            self.modulation = nn.Linear(TIME_DIM, 6 * config.d_model, bias=False)
 
-    def forward(self, x: Float[Tensor, "b l d"], table: Float[Tensor, "2 l half"]) -> Float[Tensor, "b l d"]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), table))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+    def forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        table: Float[Tensor, "2 l half"],
+        mask: Mask = None,
+        time: Float[Tensor, "b features"] | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        first, second = (None, None) if time is None else self._modulations(time, x)
+        seen = modulated(lambda y: self.attention(y, table, mask), self.attention_norm(x), first)
+        x = x + self.dropout(seen)
+        return x + self.dropout(modulated(self.feed_forward, self.feed_forward_norm(x), second))  # type: ignore[no-any-return]
+
+    def _modulations(self, time: Float[Tensor, "b features"], x: Tensor) -> tuple[Tensor, ...]:
+        """In the stream's precision: 1 + scale in bfloat16 would lose scales below 0.004."""
+        return self.modulation(time).to(x.dtype)[:, None].chunk(2, dim=-1)  # type: ignore[no-any-return]
 
 
 class Denoiser(nn.Module):
-    """The whole network. The embedding has one row more than the head writes: the mask's, the last."""
+    """The whole network. The embedding has one row more than the head writes: the mask's, the last.
+
+    checkpointing: whether training recomputes what is inside blocks in the backward pass instead of keeping it.
+    """
 
     rotary: Tensor
 
     def __init__(self, config: ModelConfig, *, vocab_size: int, seq_len: int) -> None:
         super().__init__()
         self.config, self.vocab_size, self.seq_len = config, vocab_size, seq_len
+        self.checkpointing = False
         self.embedding = nn.Embedding(vocab_size + 1, config.d_model)
         self.start = nn.Parameter(torch.empty(config.d_model))
+        if config.time_conditioning:
+            self.time = TimeFeatures()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model)
         if not config.tied_head:
@@ -62,7 +120,8 @@ class Denoiser(nn.Module):
     def _initialise(self) -> None:
         """Projections that write into the stream, and the head, start at zero: at first every token is equally likely.
 
-        A tied head can't be zero; its embedding is small enough that the first loss is near log(vocab_size).
+        So do modulations: a fresh network with time equals one without. A tied head can't be zero; its embedding is
+        small enough that the first loss is near log(vocab_size).
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -73,41 +132,77 @@ class Denoiser(nn.Module):
             assert isinstance(block, Block)
             nn.init.zeros_(block.attention.output.weight)
             nn.init.zeros_(block.feed_forward.down.weight)
+            if self.config.time_conditioning:
+                nn.init.zeros_(block.modulation.weight)
         if not self.config.tied_head:
             nn.init.zeros_(self.output.weight)
 
-    def forward(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
+    def forward(self, ids: Int[Tensor, "b l"], segments: Int[Tensor, "b l"] | None = None) -> Float[Tensor, "b l v"]:
         """Logits in float32 over the vocabulary without the mask."""
-        return self.logits(self.hidden(ids))
+        return self.logits(self.hidden(ids, segments))
 
-    def hidden(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
-        """The stream before the head.
+    def hidden(self, ids: Int[Tensor, "b l"], segments: Int[Tensor, "b l"] | None = None) -> Float[Tensor, "b l d"]:
+        """The stream before the head. Segments, numbered along the row, do not see each other.
 
-        `start` marks the first position. Rotary positions are relative: without it a canvas of masks looks the same
-        everywhere, and the model could not know where a story begins or how far it has come.
+        `start` marks the first position of each. Rotary positions are relative: without it a canvas of masks looks the
+        same everywhere, and the model could not know where a story begins or how far it has come.
         """
-        x = self.embedding(ids)
-        x = torch.cat([x[:, :1] + self.start, x[:, 1:]], dim=1)
-        table = self.rotary[:, : ids.shape[1]]
+        is_start = starts_of(torch.zeros_like(ids[:1]) if segments is None else segments)
+        x = self.embedding(ids) + is_start[..., None] * self.start
+        mask = make_mask(self.config, ids, segments)
+        time = self.time((ids == self.vocab_size).float().mean(1)) if self.config.time_conditioning else None
+        inputs = (self.rotary[:, : ids.shape[1]], mask, time)
         for block in self.blocks:
-            x = block(x, table)
+            recompute = self.checkpointing and self.training
+            x = checkpoint(block, x, *inputs, use_reentrant=False) if recompute else block(x, *inputs)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Float[Tensor, "*axes d"]) -> Float[Tensor, "*axes v"]:
         """The head alone: training calls it at masked positions only."""
-        weight = self.embedding.weight[: self.vocab_size] if self.config.tied_head else self.output.weight
-        return F.linear(hidden, weight).float()
+        logits = F.linear(hidden, self.head_weight).float()
+        cap = self.config.logit_soft_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "v d"]:
+        return self.embedding.weight[: self.vocab_size] if self.config.tied_head else self.output.weight
+
+    def compile_blocks(self) -> None:
+        """Compile each block by itself, at its first use: they share their code, so it is compiled once."""
+        for block in self.blocks:
+            block.compile()
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def count_parameters(config: ModelConfig, *, vocab_size: int) -> int:
+    """What `Denoiser.num_parameters` of that network would be, without building it. Its length has no parameters."""
+    norms = config.num_layers * 2 * (config.d_model + config.head_dim)
+    tables = ((1 if config.tied_head else 2) * vocab_size + 1) * config.d_model
+    start_and_last_norm = 2 * config.d_model
+    return config.num_layers * _block_matrices(config) + _time_matrices(config) + norms + tables + start_and_last_norm
+
+
 def train_flops_per_token(config: ModelConfig, *, vocab_size: int, seq_len: int, masked_share: float = 0.5) -> float:
     """Floating point operations of one training step a token, forward and backward (3 times the forward).
 
-    Multiply and add count as two; the head runs at masked positions only, on average at half of them.
+    Multiply and add count as two; the head runs at masked positions only, on average at half of them; time features
+    are computed once a row. Attention counts in full, also where a mask hides a part of it; recomputation in the
+    backward pass does not count.
     """
-    matrices = config.num_layers * (4 * config.d_model**2 + 3 * config.d_model * config.hidden_dim)
     attention = config.num_layers * 2 * seq_len * config.d_model
     head = masked_share * config.d_model * vocab_size
-    return 3 * 2 * (matrices + attention + head)
+    time = _time_matrices(config) / seq_len
+    return 3 * 2 * (config.num_layers * _block_matrices(config) + attention + head + time)
+
+
+def _block_matrices(config: ModelConfig) -> int:
+    """Weights of one block's matrices that every token meets."""
+    feed_forward = 3 if config.activation == "swiglu" else 2
+    return 4 * config.d_model**2 + feed_forward * config.d_model * config.hidden_dim
+
+
+def _time_matrices(config: ModelConfig) -> int:
+    """Weights of the matrices that every row meets once."""
+    return config.time_conditioning * (TIME_DIM**2 + config.num_layers * TIME_DIM * 6 * config.d_model)

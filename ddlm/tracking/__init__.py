@@ -49,6 +49,10 @@ class StageRun:
         """Queue named values (`train/nll_nats`) with the present time; returns at once."""
         self._outbox.log(self._run, metrics, step)
 
+    def upload(self, path: Path, folder: str) -> None:
+        """Keep a file with the run."""
+        self._outbox.upload(self._run, path, folder)
+
 
 class Tracker:
     """Follows one run of an experiment. Nothing is imported or opened before a stage really builds.

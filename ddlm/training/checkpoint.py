@@ -3,48 +3,106 @@
 import json
 import logging
 import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddlm.artifacts import DamageError, check, seal
+from ddlm.artifacts import DamageError, check, seal, sync, write_atomically
 from ddlm.config import UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-KEPT = 2
+FORMAT_VERSION = 2
+BEST = "best.json"
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""One safetensors file for each name."""
 
 
-def save(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Path:
-    """Write `folder/step-…` under another name, seal and rename it, then drop all but the newest ones.
+@dataclass
+class Writer:
+    """Writes checkpoints of one run in a thread of its own, one at a time, and drops all but the newest and the best.
 
-    tensors: one safetensors file for each name. state: JSON. A full disk leaves the older checkpoints as they were.
+    What a write raises is raised by the next call.
     """
+
+    folder: Path
+    keep: int
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ddlm-checkpoint"))
+    _pending: Future[Path] | None = None
+
+    def save(self, step: int, tensors: Tensors, state: Mapping[str, Any], best_step: int | None) -> None:
+        """Take a copy of the state as it is now, and write it behind the training's back."""
+        self.wait()
+        copies = {
+            name: {key: value.to("cpu", copy=True) for key, value in file.items()} for name, file in tensors.items()
+        }
+        document = {"format_version": FORMAT_VERSION, "step": step, **state}
+        self._pending = self._pool.submit(self._write, step, copies, json.dumps(document), best_step)
+
+    def wait(self) -> None:
+        """Raises: UserError when the last write failed; the checkpoints before it are whole."""
+        if self._pending is None:
+            return
+        try:
+            self._pending.result()
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"checkpoint in {self.folder}: can't be written ({reason}); those before it are whole: "
+                "make room, run again, and training goes on from the newest"
+            ) from None
+        finally:
+            self._pending = None
+
+    def _write(self, step: int, tensors: Tensors, document: str, best_step: int | None) -> Path:
+        path = write(self.folder, step, tensors, document)
+        if best_step is not None:
+            write_atomically(self.folder / BEST, json.dumps({"step": best_step}).encode())
+        protected = {best(self.folder), *found(self.folder)[-self.keep :]}
+        for old in found(self.folder):
+            if old not in protected:
+                shutil.rmtree(old)
+        return path
+
+
+def write(folder: Path, step: int, tensors: Tensors, document: str) -> Path:
+    """Write `folder/step-…` under another name, seal it and rename it. What was there before stays whole."""
     path, temporary = folder / f"step-{step:08d}", folder / ".writing"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         for name, values in tensors.items():
             save_file({key: value.contiguous() for key, value in values.items()}, temporary / f"{name}.safetensors")
-        document = {"format_version": FORMAT_VERSION, "step": step, **state}
-        (temporary / "state.json").write_text(json.dumps(document))
+        (temporary / "state.json").write_text(document)
         seal(temporary, "checkpoint")
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
+        sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in found(folder)[:-KEPT]:
-        shutil.rmtree(old)
     return path
 
 
 def found(folder: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
     return sorted(folder.glob("step-*"))
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint with the best validation, if one is known and still there."""
+    try:
+        step = json.loads((folder / BEST).read_bytes())["step"]
+    except (OSError, ValueError):
+        return None
+    path = folder / f"step-{step:08d}"
+    return path if path.is_dir() else None
 
 
 def newest(folder: Path) -> Path | None:
@@ -66,20 +124,11 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     except DamageError as damage:
         raise UserError(f"checkpoint {path}: {damage}; give another checkpoint folder") from None
     state: dict[str, Any] = json.loads((path / "state.json").read_text())
-    if state["format_version"] > FORMAT_VERSION:
-        raise UserError(f"checkpoint {path}: format_version {state['format_version']}, wanted at most 1; update ddlm")
+    if state["format_version"] != FORMAT_VERSION:
+        remedy = (
+            "training.init_from starts from its weights" if state["format_version"] < FORMAT_VERSION else "update ddlm"
+        )
+        raise UserError(
+            f"checkpoint {path}: format_version {state['format_version']}, wanted {FORMAT_VERSION}; {remedy}"
+        )
     return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, state
-
-
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors, `<parameter number>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": torch.as_tensor(values[name]) for number, values in state.items() for name in values}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

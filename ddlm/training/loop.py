@@ -1,67 +1,31 @@
-"""The training loop. Everything that a resume needs is in one TrainState."""
+"""The training loop."""
 
-import logging
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import takewhile
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ddlm.artifacts import RunLog
-from ddlm.data.progress import shown
 from ddlm.diffusion import ObjectiveConfig
-from ddlm.diffusion.noise import SCHEDULES, mask_exactly, num_masked, stratified_times
-from ddlm.diffusion.objective import WEIGHTINGS, masked_nats
-from ddlm.model.transformer import Denoiser
-from ddlm.training import TrainingConfig, checkpoint
-from ddlm.training.ema import MovingAverage
-from ddlm.training.optimizer import clip, learning_rate_ratio, make_optimizers, set_learning_rate
+from ddlm.diffusion.noise import draw_noise
+from ddlm.training import TrainingConfig, progress
+from ddlm.training.checkpoint import Writer
+from ddlm.training.distributed import Ranks, last_part_synchronises
+from ddlm.training.interruption import postponed
+from ddlm.training.meter import Metrics, measured, of_step
+from ddlm.training.optimizer import clip, set_learning_rate
+from ddlm.training.reports import Reporter
+from ddlm.training.state import TrainState
+from ddlm.training.step import Part, parts_of
 
-logger = logging.getLogger(__name__)
-
-Metrics = dict[str, float]
 SEED_STRIDE = 1_000_003
-"""Separates the random streams of neighbouring seeds: a step's stream is seed · stride + step."""
+"""Separates the dropout of neighbouring seeds: a step's stream is seed · stride + step."""
 
-
-@dataclass
-class TrainState:
-    """A run between two steps: all of it goes into a checkpoint. `step` counts finished steps."""
-
-    model: Denoiser
-    optimizers: list[torch.optim.Optimizer]
-    ema: MovingAverage | None
-    identity: dict[str, object]
-    step: int = 0
-    elapsed_s: float = 0.0
-    curve: list[Metrics] = field(default_factory=list)
-
-    def save(self, folder: Path) -> None:
-        tensors = {"model": dict(self.model.state_dict())}
-        if self.ema:
-            tensors["ema"] = self.ema.shadow
-        for number, optimizer in enumerate(self.optimizers):
-            tensors[f"optimizer{number}"] = checkpoint.flatten_optimizer(optimizer)
-        state = {"elapsed_s": self.elapsed_s, "curve": self.curve, "identity": self.identity}
-        checkpoint.save(folder, self.step, tensors, state)
-
-    def restore(self, path: Path) -> None:
-        tensors, state = checkpoint.load(path)
-        self.model.load_state_dict(tensors["model"])
-        for number, optimizer in enumerate(self.optimizers):
-            checkpoint.restore_optimizer(optimizer, tensors[f"optimizer{number}"])
-        if self.ema:
-            for name, shadow in self.ema.shadow.items():
-                shadow.copy_(tensors["ema"][name])
-        self.step, self.elapsed_s, self.curve = state["step"], state["elapsed_s"], state["curve"]
-
-    def final_weights(self) -> dict[str, Tensor]:
-        return self.ema.weights() if self.ema else dict(self.model.state_dict())
+Region = Callable[[str], AbstractContextManager[object]]
+"""Marks a part of a step for a profiler or a stopwatch."""
 
 
 @runtime_checkable
@@ -71,119 +35,107 @@ class Batches(Protocol):
     seq_len: int
 
     def batches(self, start_step: int, device: torch.device) -> Iterator[Tensor]:
-        """int64 batches (rows, seq_len) on the device, from a step on, without end."""
+        """This rank's rows of every batch from a step on, int64 (rows, seq_len), on the device, without end."""
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What stays the same from step to step."""
+    """What stays the same from step to step.
+
+    network: a MaskedLoss around the state's model, wrapped for the ranks.
+    validate, preview: measure and show the weights that would be shipped now. All ranks call them; all get the first
+        one's numbers.
+    """
 
     config: TrainingConfig
     objective: ObjectiveConfig
+    network: nn.Module
     loader: Batches
     end_id: int
     seed: int
     device: torch.device
     autocast: bool
-    run: RunLog
-    validate: Callable[[Denoiser], Metrics]
-    checkpoints: Path
+    validate: Callable[[TrainState], Metrics]
+    writer: Writer
+    reporter: Reporter
+    preview: Callable[[TrainState], None]
+    ranks: Ranks
+    region: Region = nullcontext
 
     def train(self, state: TrainState) -> None:
-        """Run to the end, from wherever the state is."""
+        """Run to the end, from wherever the state is. A signal saves first and takes effect on the way out."""
         started = time.monotonic() - state.elapsed_s
-        window = (state.step, time.monotonic())
         batches = self.loader.batches(state.step, self.device)
-        wanted = takewhile(lambda _: not self.finished(state), batches)
-        for x_0 in shown(wanted, "training, steps", self.config.steps - state.step):
-            metrics = self.train_step(state, x_0)
-            state.elapsed_s = time.monotonic() - started
-            if self.due(state, self.config.validate_every_steps):
-                metrics |= self.validated(state)
-            if self.due(state, self.config.log_every_steps) or "val/nll_nats" in metrics:
-                window = self.report(state, metrics, window)
-            if self.due(state, self.config.save_every_steps):
-                state.save(self.checkpoints)
+        interrupted = False
+        with postponed() as received, self.reporter.following(state):
+            while not interrupted and not self.is_over(state):
+                last = self.train_step(state, self.reporter.waited_for(batches))
+                state.elapsed_s, signal = self.ranks.highest(time.monotonic() - started, float(received()))
+                interrupted = bool(signal)
+                measures = self.is_due(state, self.config.validate_every_steps) and not interrupted
+                validation = self.validate(state) if measures else {}
+                is_best = bool(validation) and state.note_validation(validation)
+                if validation or self.is_due(state, self.config.log_every_steps):
+                    self.reporter.report(state, last | validation)
+                if is_best or interrupted or self.is_due(state, self.config.save_every_steps):
+                    state.save(self.writer, is_first=self.ranks.is_first)
+                if self.config.sample_every_steps and self.is_due(state, self.config.sample_every_steps):
+                    self.preview(state)
+                self.reporter.advance(state)
+            self.writer.wait()
 
-    def train_step(self, state: TrainState, x_0: Tensor) -> Metrics:
+    def train_step(self, state: TrainState, x_0: Tensor) -> dict[str, Tensor | float]:
         """One optimizer step over the global batch, whose noise, like its rows, depends on (seed, step) alone."""
-        generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + state.step)
+        with self.region("noise"):
+            parts, sums = self.noised(state.step, x_0)
         torch.manual_seed(self.seed * SEED_STRIDE + state.step)  # dropout
-        schedule = SCHEDULES[self.objective.schedule]
-        count = num_masked(schedule.alpha(stratified_times(len(x_0), generator)), x_0.shape[1])
-        is_masked = mask_exactly(count, x_0.shape[1], generator)
-        ratio = learning_rate_ratio(state.step, progress(self.config, state.step, state.elapsed_s), self.config)
-        set_learning_rate(state.optimizers, ratio)
-        nats = sum(self.micro_step(state.model, *part) for part in self.parts(x_0, is_masked))
-        grad_norm = clip(state.model, self.config.clip_norm)
-        for optimizer in state.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        if state.ema:
-            state.ema.update(state.model, state.step)
-        return {
-            "train/nll_nats": float(nats) / float(text_tokens(x_0, self.end_id)),
-            "train/grad_norm": grad_norm,
-            "train/lr": ratio * self.config.learning_rate,
-        }
+        for part in parts:
+            sums += self.micro_step(part, is_last=part is parts[-1])
+        with self.region("optimizer"):
+            done = progress(self.config, state.step, state.elapsed_s)
+            rates = set_learning_rate(state.optimizers, state.step, done, self.config)
+            norm, found_inf = clip(self.network.parameters(), self.config.clip_norm)
+            update(state.optimizers, found_inf)
+            state.step += 1
+            if state.ema:
+                state.ema.update(state.model, state.step)
+            state.meter.add(sums, is_finite=found_inf == 0)
+            state.skipped += found_inf
+        by_group = {f"train/lr/{name}": rate for name, rate in rates.items()}
+        return {"train/grad_norm": norm, "train/lr": rates["hidden"], **by_group}
 
-    def parts(self, x_0: Tensor, is_masked: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The batch cut into accumulation parts."""
-        parts = self.config.accumulation
-        return list(zip(x_0.chunk(parts), is_masked.to(self.device).chunk(parts), strict=True))
+    def noised(self, step: int, x_0: Tensor) -> tuple[list[Part], Tensor]:
+        """The rows cut into parts, noised; and the step's own sums."""
+        rows = self.ranks.share(self.config.batch_size)
+        noise = draw_noise(
+            self.objective, seed=self.seed, step=step, batch_size=self.config.batch_size, seq_len=x_0.shape[1],
+            rows=rows, device=self.device,
+        )  # fmt: skip
+        parts = parts_of(x_0, noise, self.objective, rows, self.config.accumulation)
+        return parts, of_step(noise, self.device)
 
-    def micro_step(self, model: Denoiser, x_0: Tensor, is_masked: Tensor) -> float:
-        """Forward and backward over one part. Returns the sum of its rows' bounds in nats."""
-        x_t = x_0.masked_fill(is_masked, model.vocab_size)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            logits = model.logits(model.hidden(x_t)[is_masked])
-        values = masked_nats(logits, x_0, is_masked)
-        (WEIGHTINGS[self.objective.weighting](values) / self.config.accumulation).backward()  # type: ignore[no-untyped-call]
-        return float(values.row_bound().detach().sum())
+    def micro_step(self, part: Part, *, is_last: bool) -> Tensor:
+        """Forward and backward over one part. Returns what it adds to the meter."""
+        with last_part_synchronises(self.network, is_last):
+            with self.region("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                loss, nats, is_hit = self.network(part)
+            with self.region("backward"):
+                (loss * self.ranks.count).backward()  # the ranks' gradients are averaged; the loss wants their sum
+        return measured(part, loss, nats, is_hit, self.end_id)
 
-    def validated(self, state: TrainState) -> Metrics:
-        """Validation with the weights that will be shipped; the training weights come back afterwards."""
-        if not state.ema:
-            return self.validate(state.model)
-        trained = {name: value.clone() for name, value in state.model.state_dict().items()}
-        state.model.load_state_dict(state.ema.weights())
-        metrics = self.validate(state.model)
-        state.model.load_state_dict(trained)
-        return metrics
+    def is_due(self, state: TrainState, every: int) -> bool:
+        return state.step % every == 0 or self.is_over(state)
 
-    def report(self, state: TrainState, metrics: Metrics, window: tuple[int, float]) -> tuple[int, float]:
-        """Log a step. Returns the start of the next window, over which speed is measured."""
-        first, since = window
-        now = time.monotonic()
-        speed = (state.step - first) * self.config.batch_size * self.loader.seq_len / (now - since)
-        state.curve.append({"step": state.step, **metrics})
-        self.run.log({**metrics, "perf/tokens_per_s": speed}, state.step)
-        told = f", validation {metrics['val/nll_nats']:.3f}" if "val/nll_nats" in metrics else ""
-        line = "train: step %d of %d, %.3f nats a token%s, %.0f tokens/s"
-        logger.info(line, state.step, self.config.steps, metrics["train/nll_nats"], told, speed)
-        return state.step, now
-
-    def due(self, state: TrainState, every: int) -> bool:
-        return state.step % every == 0 or self.finished(state)
-
-    def finished(self, state: TrainState) -> bool:
-        return state.step >= self.config.steps or progress(self.config, state.step, state.elapsed_s) >= 1
+    def is_over(self, state: TrainState) -> bool:
+        patience = self.config.patience
+        tired = patience is not None and state.validations_without_best >= patience
+        return tired or state.step >= self.config.steps or progress(self.config, state.step, state.elapsed_s) >= 1
 
 
-def progress(config: TrainingConfig, step: int, elapsed_s: float) -> float:
-    """The share of training that is done, after warm-up, by steps or by the clock, whichever is further on."""
-    by_steps = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    by_clock = elapsed_s / 60 / (config.max_minutes or math.inf)
-    return min(1.0, max(0.0, by_steps, by_clock))
-
-
-def text_tokens(x_0: Tensor, end_id: int) -> Tensor:
-    """Tokens of text in a batch, each row's first end token with them: what nats a token are divided by."""
-    is_end = x_0 == end_id
-    return (~is_end).sum() + is_end.any(1).sum()
-
-
-def new_state(model: Denoiser, config: TrainingConfig, identity: dict[str, object]) -> TrainState:
-    ema = MovingAverage(model, config.ema_decay) if config.ema_decay else None
-    return TrainState(model, make_optimizers(model, config), ema, identity)
+def update(optimizers: list[torch.optim.Optimizer], found_inf: Tensor) -> None:
+    """Step, or where `found_inf` is 1 change nothing, decided on the device; and drop the gradients."""
+    for optimizer in optimizers:
+        inner = getattr(optimizer, "optim", optimizer)  # ZeRO wraps the optimizer that does the work
+        inner.grad_scale, inner.found_inf = None, found_inf
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)

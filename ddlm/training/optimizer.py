@@ -1,35 +1,41 @@
-"""Optimizers and the learning rate over steps."""
+"""Optimizers, what each group of parameters does differently, and the learning rate over steps."""
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from ddlm.model.device import uses_bfloat16
 from ddlm.model.transformer import Denoiser
-from ddlm.training import TrainingConfig
+from ddlm.training import GroupConfig, TrainingConfig
+from ddlm.training.muon import Muon
+
+MUON_LEARNING_RATE = 0.02
+"""The hidden matrices' with Muon: its steps have a size of their own, and other widths and depths ask for no other."""
+
+OUTSIDE_BLOCKS = {"embedding.weight": "embedding", "output.weight": "head"}
 
 
 def make_optimizers(model: Denoiser, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest.
+    """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
 
-    Each group keeps its peak learning rate as `peak`. Vectors (norm weights) are not decayed.
+    Each group has its `name` (hidden, embedding, head, scalar; a tied head is the embedding), its `peak` learning rate
+    and `final_ratio`, the share of it that is left at the end.
     """
-    blocks = [p for p in model.blocks.parameters() if p.ndim == 2]
-    in_blocks = {id(p) for p in blocks}
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    tables = [p for p in model.parameters() if p.ndim == 2 and id(p) not in in_blocks]
-    adam = [{"params": tables, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = []
-    if config.optimizer == "adamw":
-        adam.append({"params": blocks, "weight_decay": config.weight_decay})
-    else:
-        optimizers.append(
-            torch.optim.Muon(blocks, lr=config.muon_learning_rate, weight_decay=config.weight_decay, momentum=0.95)
-        )
-    optimizers.append(torch.optim.AdamW(adam, lr=config.learning_rate, betas=config.betas, fused=True))
-    for group in groups(optimizers):
-        group["peak"] = group["lr"]
+    grouped = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        grouped[group_of(name, parameter)].append(parameter)
+    described = [{"params": parameters, **settings(name, config)} for name, parameters in grouped.items()]
+    with_muon = [group for group in described if is_for_muon(group["name"], config)]
+    with_adam = [group for group in described if not is_for_muon(group["name"], config)]
+    is_fast = uses_bfloat16(config.precision, model.embedding.weight.device)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(with_adam, fused=True)]
+    if with_muon:
+        optimizers.insert(0, Muon(with_muon, dtype=torch.bfloat16 if is_fast else torch.float32))
     return optimizers
 
 
@@ -37,27 +43,62 @@ def groups(optimizers: list[torch.optim.Optimizer]) -> list[dict[str, Any]]:
     return [group for optimizer in optimizers for group in optimizer.param_groups]
 
 
-def learning_rate_ratio(step: int, progress: float, config: TrainingConfig) -> float:
+def group_of(name: str, parameter: Tensor) -> str:
+    """Vectors (norm weights, the start) are scalars: each entry has a meaning of its own."""
+    return "scalar" if parameter.ndim < 2 else OUTSIDE_BLOCKS.get(name, "hidden")
+
+
+def is_for_muon(group: str, config: TrainingConfig) -> bool:
+    return group == "hidden" and config.optimizer == "muon"
+
+
+def settings(name: str, config: TrainingConfig) -> dict[str, Any]:
+    """A group's options: its own where given, else the general ones. Scalars are not decayed unless asked for."""
+    own: GroupConfig = getattr(config, name)
+    uses_muon = is_for_muon(name, config)
+    general = {
+        "learning_rate": MUON_LEARNING_RATE if uses_muon else config.learning_rate,
+        "final_learning_rate_ratio": config.final_learning_rate_ratio,
+        "weight_decay": 0.0 if name == "scalar" else config.weight_decay,
+        **({"momentum": 0.95} if uses_muon else {"betas": config.betas, "eps": 1e-8}),
+    }
+    chosen = {option: getattr(own, option) for option in general if getattr(own, option) is not None}
+    options = general | chosen
+    peak, final_ratio = options.pop("learning_rate"), options.pop("final_learning_rate_ratio")
+    return {"name": name, "lr": peak, "peak": peak, "final_ratio": final_ratio, **options}
+
+
+def learning_rate_ratio(step: int, progress: float, config: TrainingConfig, final_ratio: float) -> float:
     """The share of its peak that a learning rate has at a step counted from 0.
 
     Warm-up is counted in steps and starts above zero; decay follows `progress`, the share of training done.
     """
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
-    if config.decay == "constant":
-        return 1.0
-    shape = 1 - progress if config.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
-    return config.final_learning_rate_ratio + (1 - config.final_learning_rate_ratio) * shape
+    left = {
+        "constant": 1.0,
+        "linear": 1 - progress,
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "wsd": min(1.0, (1 - progress) / config.decay_share),
+    }[config.decay]
+    return final_ratio + (1 - final_ratio) * left
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], ratio: float) -> None:
+def set_learning_rate(
+    optimizers: list[torch.optim.Optimizer], step: int, progress: float, config: TrainingConfig
+) -> dict[str, float]:
+    """Returns the learning rates by group."""
     for group in groups(optimizers):
-        group["lr"] = group["peak"] * ratio
+        group["lr"] = group["peak"] * learning_rate_ratio(step, progress, config, group["final_ratio"])
+    return {group["name"]: group["lr"] for group in groups(optimizers)}
 
 
-def clip(model: nn.Module, max_norm: float) -> float:
-    """Scale the gradients down to `max_norm`. Returns their norm before. Raises: ValueError when it is not finite."""
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
-    if not math.isfinite(norm):
-        raise ValueError(f"training diverged: the gradient norm is {norm}; lower training.learning_rate")
-    return norm
+def clip(parameters: Iterable[Tensor], max_norm: float) -> tuple[Tensor, Tensor]:
+    """Scale the gradients down to `max_norm`. Returns their norm before, and 1 where it is not finite, else 0.
+
+    Both stay on the device: nothing waits for them.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    return norm, (~norm.isfinite()).float()

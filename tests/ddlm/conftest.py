@@ -19,9 +19,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.metrics: list[tuple[int, dict[str, float]]] = []
+        self.files: list[str] = []
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.metrics.append((step, dict(metrics)))
+
+    def upload(self, path: Path, folder: str) -> None:
+        self.files.append(f"{folder}/{path.name}")
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""`python -m ddlm`, which torchrun can start."""
+
+from ddlm.cli import main
+
+main()

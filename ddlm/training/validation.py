@@ -1,0 +1,43 @@
+"""Validation while training: always the same rows under the same masks, with the weights that would be shipped."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from ddlm.data.shards import read_rows
+from ddlm.evaluation.likelihood import bound
+from ddlm.model import ModelConfig
+from ddlm.model.transformer import Denoiser
+from ddlm.tokenizer import Tokenizer
+from ddlm.training.distributed import Ranks
+from ddlm.training.meter import Metrics
+from ddlm.training.state import TrainState
+
+ROWS, MASKS_PER_ROW = 64, 4
+"""Enough to see the curve; the evaluate stage measures properly."""
+
+
+class Validator:
+    """A network of its own takes the weights, so that training's stays as it is, sharded and compiled or not."""
+
+    def __init__(
+        self, shards: Path, tokenizer: Tokenizer, model: ModelConfig, seed: int, ranks: Ranks, device: torch.device
+    ) -> None:
+        self._rows = read_rows(shards, "validation", limit=ROWS)
+        self._mask_id, self._seed, self._ranks, self._device = tokenizer.mask_id, seed, ranks, device
+        seq_len = self._rows.tokens.shape[1]
+        self._model = Denoiser(model, vocab_size=tokenizer.vocab_size, seq_len=seq_len).to(device).eval()
+
+    def __call__(self, state: TrainState) -> Metrics:
+        """The first rank measures, all of them get its numbers."""
+        weights = state.weights()
+        names, measured = ("val/nll_nats", "val/bits_per_byte", "val/accuracy"), [-math.inf] * 3
+        if self._ranks.is_first:
+            self._model.load_state_dict(weights)
+            value = bound(
+                self._model, self._rows, mask_id=self._mask_id, masks_per_row=MASKS_PER_ROW, seed=self._seed,
+                device=self._device,
+            )  # fmt: skip
+            measured = [value.nll_nats, value.bits_per_byte, value.masked_accuracy]
+        return dict(zip(names, self._ranks.highest(*measured), strict=True))
