@@ -1,10 +1,11 @@
 """How well and how fast do Muon's iterations orthogonalise, in bfloat16, all matrices of a model at once?
 
-python benchmarks/muon.py [--momenta optimizer0.safetensors] [--d-model 384 --layers 6 --d-ff 1024] [--repeats 5] [--json]
+python benchmarks/muon.py [--momenta FILE] [--d-model 384 --layers 6 --d-ff 1024] [--repeats 5] [--json]
 
---momenta: of a checkpoint of a run with Muon; without it, random matrices with singular values from 1 to 0.00003, spread
-evenly in logarithms but for the first, which holds most of the norm: early momenta look like that.
-Singular values are those of the float32 input's polar factor, so a wrong direction counts as a low value.
+--momenta: optimizer0.safetensors of a checkpoint trained with Muon. Without it, random matrices whose first singular
+value holds most of the norm, as in early momenta, and whose others are spread evenly in logarithms, 0.1 to 0.00003.
+Columns are quantiles of singular values: of the matrices, divided by their norms, and of the directions along the
+matrices' polar factors, so that a wrong direction counts as a low value.
 """
 
 import argparse

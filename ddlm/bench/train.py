@@ -112,7 +112,7 @@ def prepared(experiment: Experiment) -> tuple[Trainer, TrainState]:
         matrix_flops_per_s=matrix_flops_per_s(device, torch.bfloat16 if autocast else torch.float32),
     )  # fmt: skip
     trainer = Trainer(
-        config=training, objective=experiment.objective, network=MaskedLoss(model, end_id=0), end_id=0,
+        config=training, objective=experiment.objective, network=MaskedLoss(model), end_id=0,
         loader=RandomRows(vocab_size, seq_len, training.batch_size), seed=experiment.seed, device=device,
         autocast=autocast, validate=lambda _: {}, preview=lambda _: None, ranks=Ranks(), writer=Writer(Path(), 1),
         reporter=reporter,

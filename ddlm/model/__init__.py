@@ -34,7 +34,7 @@ class ModelConfig(Section):
     block_size: int | None = Field(default=None, ge=1)
     """For block_causal: positions see the whole of their own block and of those before it."""
     segment_mask: bool = False
-    """In training, stories that share a row do not see each other."""
+    """Stories that share a row do not see each other, as far as visible end tokens show where they end."""
 
     @model_validator(mode="before")
     @classmethod

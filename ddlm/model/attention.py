@@ -50,7 +50,7 @@ def rotate(x: Float[Tensor, "b h l d"], table: Float[Tensor, "2 l half"]) -> Flo
 
 
 def segments_of(ids: Int[Tensor, "b l"], end_id: int) -> Int[Tensor, "b l"]:
-    """The number, in its row, of the story that each token of clean rows belongs to. Its end token belongs to it."""
+    """The number, in its row, of the story that each token belongs to, and its end token with it."""
     is_end = (ids == end_id).long()
     return is_end.cumsum(1) - is_end
 

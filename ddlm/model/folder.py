@@ -77,7 +77,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def load_model(folder: Path) -> tuple[Denoiser, ModelFolder]:
     """The network in evaluation mode on the CPU, in float32. Raises: UserError as the readers above do."""
     config = read_folder(folder)
-    model = Denoiser(config.architecture, vocab_size=config.vocab_size, seq_len=config.seq_len)
+    sizes = {"vocab_size": config.vocab_size, "seq_len": config.seq_len}
+    model = Denoiser(config.architecture, **sizes, end_id=config.end_id)
     try:
         model.load_state_dict(read_weights(folder))
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ddlm.model import TIME_DIM, ModelConfig
-from ddlm.model.attention import Attention, Mask, RMSNorm, make_mask, rotary_table, starts_of
+from ddlm.model.attention import Attention, Mask, RMSNorm, make_mask, rotary_table, segments_of, starts_of
 
 
 class FeedForward(nn.Module):
@@ -96,14 +96,15 @@ class Block(nn.Module):
 class Denoiser(nn.Module):
     """The whole network. The embedding has one row more than the head writes: the mask's, the last.
 
+    end_id: of the token that ends a story; a segment mask looks for it.
     checkpointing: whether training recomputes what is inside blocks in the backward pass instead of keeping it.
     """
 
     rotary: Tensor
 
-    def __init__(self, config: ModelConfig, *, vocab_size: int, seq_len: int) -> None:
+    def __init__(self, config: ModelConfig, *, vocab_size: int, seq_len: int, end_id: int = 0) -> None:
         super().__init__()
-        self.config, self.vocab_size, self.seq_len = config, vocab_size, seq_len
+        self.config, self.vocab_size, self.seq_len, self.end_id = config, vocab_size, seq_len, end_id
         self.checkpointing = False
         self.embedding = nn.Embedding(vocab_size + 1, config.d_model)
         self.start = nn.Parameter(torch.empty(config.d_model))
@@ -144,9 +145,13 @@ class Denoiser(nn.Module):
     def hidden(self, ids: Int[Tensor, "b l"], segments: Int[Tensor, "b l"] | None = None) -> Float[Tensor, "b l d"]:
         """The stream before the head. Segments, numbered along the row, do not see each other.
 
+        With a segment mask they are found in the ids. A masked end token hides its border too: told apart by the clean
+        row, stories would give away their lengths.
         `start` marks the first position of each. Rotary positions are relative: without it a canvas of masks looks the
         same everywhere, and the model could not know where a story begins or how far it has come.
         """
+        if segments is None and self.config.segment_mask:
+            segments = segments_of(ids, self.end_id)
         is_start = starts_of(torch.zeros_like(ids[:1]) if segments is None else segments)
         x = self.embedding(ids) + is_start[..., None] * self.start
         mask = make_mask(self.config, ids, segments)

@@ -5,7 +5,6 @@ counts, so that the ranks' gradients add up to those of one process.
 """
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE = timedelta(minutes=20)
 """How long a rank waits for another: longer than the first one validates and samples."""
+HERE, READY = "127.0.0.1", "ready"
 
 
 @dataclass(frozen=True)
@@ -60,53 +60,61 @@ def joined(device: torch.device, processes: int, follow: Callable[..., None], *a
     """The group that this process trains in.
 
     Under torchrun its ranks; with `processes` > 1 this process is the first and starts the others, each running
-    `follow(rank, address, *arguments)`; else it is alone. An error of another rank is raised here.
+    `follow(index, port, *arguments)`; else it is alone. An error that ends another rank is raised here.
     """
-    if "RANK" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
-        with group(device, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as ranks:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        with group(device, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) as ranks:
             yield ranks
     elif processes == 1:
         yield Ranks()
     else:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        address = f"tcp://127.0.0.1:{_free_port()}"
-        others = torch.multiprocessing.start_processes(
-            _follow, (follow, address, arguments), nprocs=processes - 1, join=False, daemon=True, start_method="spawn"
-        )
-        try:
-            with group(device, address, 0, processes) as ranks:
-                yield ranks
-        except RuntimeError:
-            others.join(timeout=5)  # raises what ended another rank, the likely cause of a broken connection
-            raise
-        finally:
-            for process in others.processes:
-                process.join(timeout=10)
-                process.kill()
-
-
-def _follow(index: int, follow: Callable[..., None], address: str, arguments: tuple[Any, ...]) -> None:
-    follow(index + 1, address, *arguments)
+        with _followers(processes, follow, arguments) as store, group(device, 0, processes, store) as ranks:
+            yield ranks
 
 
 @contextmanager
-def group(device: torch.device, address: str, index: int, count: int) -> Iterator[Ranks]:
-    """gloo between hosts, and nccl between CUDA devices."""
+def _followers(processes: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[dist.TCPStore]:
+    """Starts the other ranks and waits until all are there; yields the store where they meet."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    store = dist.TCPStore(HERE, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+    others = torch.multiprocessing.start_processes(
+        _follow, (follow, store.port, arguments), processes - 1, join=False, daemon=True, start_method="spawn"
+    )
+    try:
+        while store.add(READY, 0) < processes - 1:
+            others.join(timeout=0.2)  # raises what ended one of them
+        yield store
+    except RuntimeError:
+        others.join(timeout=5)  # a broken connection: raises what ended the other side
+        raise
+    finally:
+        for process in others.processes:
+            process.join(timeout=10)
+            process.kill()
+
+
+def _follow(number: int, follow: Callable[..., None], port: int, arguments: tuple[Any, ...]) -> None:
+    follow(number + 1, port, *arguments)
+
+
+def meeting_place(port: int) -> dist.TCPStore:
+    """The first rank's store, as another rank reaches it: it says that it is there."""
+    store = dist.TCPStore(HERE, port, is_master=False, timeout=PATIENCE)
+    store.add(READY, 1)
+    return store
+
+
+@contextmanager
+def group(device: torch.device, index: int, count: int, store: dist.Store | None = None) -> Iterator[Ranks]:
+    """gloo between hosts, nccl between CUDA devices. Without a store torchrun's environment says where to meet."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", index)) % torch.cuda.device_count())
-    dist.init_process_group(backend, init_method=address, rank=index, world_size=count, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=index, world_size=count, timeout=PATIENCE)
     try:
         yield Ranks(index, count)
     finally:
         dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wrapped(network: nn.Module, blocks: nn.ModuleList, ranks: Ranks, sharding: str) -> nn.Module:
@@ -133,7 +141,7 @@ def sharded(optimizer: torch.optim.Optimizer, ranks: Ranks, sharding: str) -> to
     """With `optimizer`, each rank keeps the state of its share of the parameters. Source: ZeRO, Rajbhandari 2020."""
     if ranks.count == 1 or sharding != "optimizer":
         return optimizer
-    return ZeroRedundancyOptimizer(optimizer.param_groups, type(optimizer), **optimizer.defaults)
+    return ZeroRedundancyOptimizer(optimizer.param_groups, type(optimizer))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class Preview:
             self._run.upload(file, "previews")
 
     def _pipeline(self, trained: Denoiser, weights: dict[str, torch.Tensor]) -> DiffusionPipeline:
-        model = Denoiser(trained.config, vocab_size=trained.vocab_size, seq_len=trained.seq_len)
+        sizes = {"vocab_size": trained.vocab_size, "seq_len": trained.seq_len}
+        model = Denoiser(trained.config, **sizes, end_id=trained.end_id)
         model.load_state_dict(weights)
         config = ModelFolder.of(model, end_id=self._tokenizer.end_id, objective={})
         return DiffusionPipeline(model.eval(), self._tokenizer, config)

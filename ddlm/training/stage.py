@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from ddlm.model.folder import ModelFolder
 from ddlm.model.transformer import Denoiser, train_flops_per_token
 from ddlm.tokenizer import Tokenizer
 from ddlm.training import TrainingConfig, checkpoint
-from ddlm.training.distributed import Ranks, group, joined, like, wrapped
+from ddlm.training.distributed import Ranks, group, joined, like, meeting_place, wrapped
 from ddlm.training.loop import Trainer
 from ddlm.training.profiling import region
 from ddlm.training.reports import CURVE, Reporter
@@ -40,6 +41,8 @@ from ddlm.training.validation import Validator
 COMPILE_FLOPS = {"cpu": 2e13, "cuda": 2e16}
 """From this size on a run gains more than the seconds that compiling takes: about 2 minutes on 2 cores, or on a GPU.
 Measured on 2 cores with bfloat16, 17M parameters: 9 s once, and 0.82 s instead of 1.04 s for the blocks of a step."""
+
+COMPILE_MINUTES = 2
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ def build(
     _write(workspace.output, state, weights, Tokenizer.load(job.tokenizer_folder), objective)
 
 
-def follow(index: int, address: str, job: Job) -> None:
+def follow(index: int, port: int, job: Job) -> None:
     """What the ranks behind the first one run."""
-    with group(pick_device(job.training.device), address, index, job.training.processes) as ranks:
+    device, store = pick_device(job.training.device), meeting_place(port)
+    with group(device, index, job.training.processes, store) as ranks:
         train(job, ranks, Unlogged())
 
 
@@ -100,11 +104,11 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
     device = pick_device(training.device)
     torch.manual_seed(job.seed)
     sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": manifest["seq_len"]}
-    denoiser = Denoiser(job.model, **sizes).to(device)
+    denoiser = Denoiser(job.model, **sizes, end_id=tokenizer.end_id).to(device)
     denoiser.checkpointing = training.checkpoint_activations
     if compiles(job.model, training, **sizes, device=device):
         denoiser.compile_blocks()
-    network = wrapped(MaskedLoss(denoiser, tokenizer.end_id), denoiser.blocks, ranks, training.sharding)
+    network = wrapped(MaskedLoss(denoiser), denoiser.blocks, ranks, training.sharding)
     state = new_state(denoiser, training, job.identity, ranks)
     _start(state, training, job.scratch)
     autocast = uses_bfloat16(training.precision, device)
@@ -140,7 +144,8 @@ def compiles(
         raise UserError("training.compile on: no C++ compiler (g++ or clang++) found; install one, or set off")
     flops = train_flops_per_token(model, vocab_size=vocab_size, seq_len=seq_len)
     flops *= training.steps * training.batch_size * seq_len
-    return has_compiler and (wanted == "on" or (wanted == "auto" and flops >= COMPILE_FLOPS[device.type]))
+    is_long = flops >= COMPILE_FLOPS[device.type] and (training.max_minutes or math.inf) >= COMPILE_MINUTES
+    return has_compiler and (wanted == "on" or (wanted == "auto" and is_long))
 
 
 def _start(state: TrainState, training: TrainingConfig, scratch: Path) -> None:

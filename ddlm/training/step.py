@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from ddlm.diffusion import ObjectiveConfig
 from ddlm.diffusion.noise import Noise
 from ddlm.diffusion.objective import bound_weights, linear_cross_entropy, token_weights
-from ddlm.model.attention import segments_of
 from ddlm.model.transformer import Denoiser
 
 BUCKETS = 10
@@ -53,21 +52,16 @@ def _part(x_0: Tensor, is_masked: Tensor, count: Tensor, weight: Tensor, bound_w
 
 
 class MaskedLoss(nn.Module):
-    """The network and the loss as one module, which is what gets wrapped for several ranks.
+    """The network and the loss as one module, which is what gets wrapped for several ranks."""
 
-    end_id: of the token that ends a story; needed where attention stays inside a story.
-    """
-
-    def __init__(self, denoiser: Denoiser, end_id: int) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.end_id = end_id
 
     def forward(self, part: Part) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted loss, and for every masked position its nats and whether the best guess was right."""
-        segments = segments_of(part.x_0, self.end_id) if self.denoiser.config.segment_mask else None
         x_t = part.x_0.masked_fill(part.is_masked, self.denoiser.vocab_size)
-        hidden = self.denoiser.hidden(x_t, segments).flatten(0, 1)[part.place]
+        hidden = self.denoiser.hidden(x_t).flatten(0, 1)[part.place]
         targets = part.x_0.flatten()[part.place]
         soft_cap = self.denoiser.config.logit_soft_cap
         return linear_cross_entropy(hidden, self.denoiser.head_weight, targets, part.weight, soft_cap)

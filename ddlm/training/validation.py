@@ -26,8 +26,8 @@ class Validator:
     ) -> None:
         self._rows = read_rows(shards, "validation", limit=ROWS)
         self._mask_id, self._seed, self._ranks, self._device = tokenizer.mask_id, seed, ranks, device
-        seq_len = self._rows.tokens.shape[1]
-        self._model = Denoiser(model, vocab_size=tokenizer.vocab_size, seq_len=seq_len).to(device).eval()
+        sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": self._rows.tokens.shape[1]}
+        self._model = Denoiser(model, **sizes, end_id=tokenizer.end_id).to(device).eval()
 
     def __call__(self, state: TrainState) -> Metrics:
         """The first rank measures, all of them get its numbers."""

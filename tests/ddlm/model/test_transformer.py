@@ -70,6 +70,17 @@ def test_segments_do_not_see_each_other(build: Build) -> None:
     assert changes(build(), 9, segments).tolist() == [False] * 5 + [True] * 11
 
 
+def test_a_segment_mask_takes_its_borders_from_the_end_tokens_that_can_be_seen(build: Build) -> None:
+    """A masked end token tells nothing: what lies behind it is seen, as far as anyone knows it is the same story."""
+    model = build(segment_mask=True)
+    ids = torch.arange(1, 17)[None] % VOCAB_SIZE
+    ids[0, 4] = model.end_id
+    borders = torch.tensor([[0] * 5 + [1] * 11])
+    assert torch.equal(model(ids), model(ids, borders))
+    ids[0, 4] = VOCAB_SIZE
+    assert torch.equal(model(ids), model(ids, torch.zeros_like(borders)))
+
+
 def test_a_segment_in_a_row_is_what_it_is_alone(build: Build) -> None:
     model, ids = build(), drawn_ids(1)
     segments = torch.tensor([[0] * 5 + [1] * 11])

@@ -1,5 +1,6 @@
 """Two processes on one batch: the losses and the weights of one process, however the state is shared out."""
 
+import math
 import os
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.multiprocessing import ProcessRaisedException
 
+from ddlm.experiment import Experiment
 from ddlm.training import checkpoint
-from ddlm.training.distributed import Ranks
+from ddlm.training.distributed import Ranks, joined
+from ddlm.training.stage import Job, follow
 
 Train = Callable[..., Path]
 
@@ -61,10 +65,20 @@ def test_a_checkpoint_of_two_processes_is_continued_by_one(train: Train, shardin
     assert_same_weights(whole, resumed)
 
 
-def test_an_error_of_another_process_is_raised_here(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with pytest.raises(Exception, match="cuda: torch sees no CUDA device"):
-        train("run", processes=2, device="cuda", **EXACT)
+def test_a_rank_that_never_arrives_is_not_waited_for() -> None:
+    broken = math.isqrt
+    with pytest.raises(ProcessRaisedException, match="isqrt"), joined(torch.device("cpu"), 2, broken, "argument"):
+        pass
+
+
+def test_a_rank_that_leaves_is_not_waited_for(tiny: Experiment, tmp_path: Path) -> None:
+    training = tiny.training.model_copy(update={"processes": 2})
+    job = Job(tmp_path, tmp_path / "nothing", tmp_path, 1, tiny.model, tiny.objective, training)
+    with (
+        pytest.raises(ProcessRaisedException, match=r"nothing/rows.json"),
+        joined(torch.device("cpu"), 2, follow, job) as ranks,
+    ):
+        ranks.sum(torch.ones(3))
 
 
 def test_the_ranks_share_a_batch_without_gap_or_overlap() -> None:
