@@ -12,7 +12,7 @@ from ddlm.training.muon import POLAR_EXPRESS, Coefficients, Muon, orthogonalised
 
 ROOT = Path(__file__).parents[3]
 JORDAN: Coefficients = ((3.4445, -4.7750, 2.0315),) * 5
-SHAPES = [(24, 24), (16, 40), (40, 16), (24, 24), (40, 16)]
+SHAPES = [(24, 24), (16, 40), (40, 16)] * 3
 TWO_RANKS = """
 import sys
 import torch
