@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddlm.bench.train import timed
 from ddlm.diffusion import SamplingConfig
 from ddlm.diffusion.sampler import Draw, sample
 from ddlm.diffusion.unmasking import POLICIES
 from ddlm.experiment import Experiment
 from ddlm.model.device import pick_device
 from ddlm.model.transformer import Denoiser
+from ddlm.training.utilisation import timed
 
 BATCHES_AND_STEPS = ((1, 50), (8, 25))
 

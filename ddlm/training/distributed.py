@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE = timedelta(minutes=20)
@@ -73,11 +75,11 @@ def joined(device: torch.device, processes: int, follow: Callable[..., None], *a
 
 
 @contextmanager
-def _followers(processes: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[dist.TCPStore]:
+def _followers(processes: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[TCPStore]:
     """Starts the other ranks and waits until all are there; yields the store where they meet."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = dist.TCPStore(HERE, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
-    others = torch.multiprocessing.start_processes(
+    store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+    others = start_processes(  # type: ignore[no-untyped-call]
         _follow, (follow, store.port, arguments), processes - 1, join=False, daemon=True, start_method="spawn"
     )
     try:
@@ -97,15 +99,15 @@ def _follow(number: int, follow: Callable[..., None], port: int, arguments: tupl
     follow(number + 1, port, *arguments)
 
 
-def meeting_place(port: int) -> dist.TCPStore:
+def meeting_place(port: int) -> TCPStore:
     """The first rank's store, as another rank reaches it: it says that it is there."""
-    store = dist.TCPStore(HERE, port, is_master=False, timeout=PATIENCE)
+    store = TCPStore(HERE, port, is_master=False, timeout=PATIENCE)
     store.add(READY, 1)
     return store
 
 
 @contextmanager
-def group(device: torch.device, index: int, count: int, store: dist.Store | None = None) -> Iterator[Ranks]:
+def group(device: torch.device, index: int, count: int, store: Store | None = None) -> Iterator[Ranks]:
     """gloo between hosts, nccl between CUDA devices. Without a store torchrun's environment says where to meet."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
@@ -124,7 +126,8 @@ def wrapped(network: nn.Module, blocks: nn.ModuleList, ranks: Ranks, sharding: s
     if sharding == "full":
         for block in blocks:
             fully_shard(block)
-        return fully_shard(network)
+        fully_shard(network)
+        return network
     return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
 
@@ -146,7 +149,8 @@ def sharded(optimizer: torch.optim.Optimizer, ranks: Ranks, sharding: str) -> to
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor as one process would hold it. All ranks call this together."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+    values = tensor.detach()
+    return values.full_tensor() if isinstance(values, DTensor) else values
 
 
 def like(tensor: Tensor, value: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ class Trainer:
 def update(optimizers: list[torch.optim.Optimizer], found_inf: Tensor) -> None:
     """Step, or where `found_inf` is 1 change nothing, decided on the device; and drop the gradients."""
     for optimizer in optimizers:
-        inner = getattr(optimizer, "optim", optimizer)  # ZeRO wraps the optimizer that does the work
+        inner: Any = getattr(optimizer, "optim", optimizer)  # ZeRO wraps the optimizer that does the work
         inner.grad_scale, inner.found_inf = None, found_inf
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

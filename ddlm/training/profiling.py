@@ -16,12 +16,12 @@ def region(name: str) -> Iterator[None]:
     """A part of a step, named in the trace and, on CUDA, as an NVTX range."""
     with record_function(name):
         if torch.cuda.is_available():
-            torch.cuda.nvtx.range_push(name)
+            torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
             if torch.cuda.is_available():
-                torch.cuda.nvtx.range_pop()
+                torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def traced(folder: Path) -> Iterator[Callable[[], None]]:
     def write(profiler: profile) -> None:
         profiler.export_chrome_trace(str(folder / "trace.json"))
         if on_cuda:
-            torch.cuda.memory._dump_snapshot(str(folder / "memory.pickle"))
+            torch.cuda.memory._dump_snapshot(str(folder / "memory.pickle"))  # type: ignore[no-untyped-call]
             torch.cuda.memory._record_memory_history(enabled=None)
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
