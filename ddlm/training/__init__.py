@@ -80,8 +80,16 @@ class TrainingConfig(Section):
         if self.batch_size % (self.accumulation * self.processes):
             parts = f"accumulation {self.accumulation}" + f" x {self.processes} processes" * (self.processes > 1)
             raise ValueError(f"{parts} do not divide batch_size {self.batch_size}; take a multiple of them")
-        if any(group.momentum for group in (self.embedding, self.head, self.scalar)):
-            raise ValueError("momentum is Muon's: only training.hidden takes it; set betas for the other groups")
+        return self
+
+    @model_validator(mode="after")
+    def _options_belong_to_the_optimizer(self) -> "TrainingConfig":
+        with_muon = self.optimizer == "muon"
+        by_adam = (self.embedding, self.head, self.scalar) + (() if with_muon else (self.hidden,))
+        if any(group.momentum is not None for group in by_adam):
+            raise ValueError("momentum has no effect under AdamW: only training.hidden with muon takes it; set betas")
+        if with_muon and (self.hidden.betas or self.hidden.eps):
+            raise ValueError("training.hidden: betas and eps have no effect under Muon; set momentum")
         return self
 
     def keyed(self) -> dict[str, Any]:

@@ -133,9 +133,15 @@ class Trainer:
 
 
 def update(optimizers: list[torch.optim.Optimizer], found_inf: Tensor) -> None:
-    """Step, or where `found_inf` is 1 change nothing, decided on the device; and drop the gradients."""
+    """Step, or where `found_inf` is 1 change nothing; and drop the gradients.
+
+    A GPU decides by itself, so that nobody waits for it; a CPU's answer is there already, and saves the deciding.
+    """
+    decides = found_inf if found_inf.is_cuda else None
+    steps = decides is not None or not found_inf
     for optimizer in optimizers:
         inner: Any = getattr(optimizer, "optim", optimizer)  # ZeRO wraps the optimizer that does the work
-        inner.grad_scale, inner.found_inf = None, found_inf
-        optimizer.step()
+        inner.grad_scale, inner.found_inf = None, decides
+        if steps:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -70,12 +70,15 @@ class Muon(torch.optim.Optimizer):
     def _move(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         updates = self._nesterov(parameters, group["momentum"])
         directions = orthogonalised([whole(update.to(group["dtype"])) for update in updates], group["coefficients"])
-        effect = 1.0 if self.found_inf is None else 1 - self.found_inf
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"] * effect)
+        decay = group["lr"] * group["weight_decay"]
+        if self.found_inf is not None:
+            effect = 1 - self.found_inf
+            decay, directions = decay * effect, [direction * effect for direction in directions]
+        torch._foreach_mul_(parameters, 1 - decay)
         for parameter, direction in zip(parameters, directions, strict=True):
             rows, columns = parameter.shape
             step = group["lr"] * math.sqrt(max(1, rows / columns))
-            parameter.add_(placed_like(parameter, direction * effect), alpha=-step)
+            parameter.add_(placed_like(parameter, direction), alpha=-step)
 
     def _nesterov(self, parameters: list[Tensor], momentum: float) -> Sequence[Tensor]:
         """Moves the momenta on, and returns them as they would be a step ahead."""

@@ -91,11 +91,13 @@ def test_artifacts_are_listed_and_collected(ddlm: Ddlm, tmp_path: Path, monkeypa
     assert len(ddlm("artifacts", "list").splitlines()) == 1
 
 
-def test_benches_speak_json_with_the_promised_keys(ddlm: Ddlm) -> None:
+def test_benches_speak_json_with_the_promised_keys(ddlm: Ddlm, tmp_path: Path) -> None:
     small = ("--set", "training.batch_size=2", "--set", "model.d_model=16", "--set", "model.num_heads=2", "--json")
-    train = json.loads(ddlm("bench", "train", TINY, *small))
+    train = json.loads(ddlm("bench", "train", TINY, *small, "--steps", "2", "--profile", str(tmp_path / "trace")))
     assert {"parameters", "tokens_per_s", "flops_per_s", "matrix_flops_per_s", "utilisation"} <= set(train)
     assert {"optimizer_share", "peak_memory_bytes", "precision"} <= set(train)
+    assert set(train["seconds_by_part"]) == {"data", "noise", "forward", "backward", "optimizer", "rest"}
+    assert (tmp_path / "trace" / "trace.json").is_file()
     rows = json.loads(ddlm("bench", "sample", TINY, *small))["rows"]
     assert {"unmasking", "batch_size", "num_sampling_steps", "calls", "ms_per_call"} <= set(rows[0])
     assert {"tokens_per_s", "outside_network_share"} <= set(rows[0])

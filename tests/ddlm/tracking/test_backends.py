@@ -1,11 +1,15 @@
 """The choice of a backend, and the ones beside MLflow."""
 
-import importlib.util
+import importlib
 import json
+from importlib.util import find_spec
 
 import pytest
 
 from ddlm.config import UserError
+from ddlm.tracking import wandb_runs
+
+needs_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 
 
 def test_json_lines_hold_the_whole_run(home, track):
@@ -34,10 +38,41 @@ def test_the_backend_none_keeps_nothing(home, track):
     assert not home.exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed here")
-def test_wandb_without_its_package_is_refused_by_name(track):
+def test_wandb_without_its_package_is_refused_by_name(track, monkeypatch):
+    monkeypatch.setattr(wandb_runs, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"wandb.*pip install 'ddlm\[wandb\]'"):
         track("wandb")
+
+
+@needs_wandb
+@pytest.mark.filterwarnings("ignore")  # wandb's own, from its imports and its threads
+def test_wandb_offline_keeps_the_metrics_for_a_later_sync(home, track, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    importlib.import_module("wandb").teardown()  # it reads its settings once a process
+    tracker = track("wandb")
+    with tracker.stage("train") as run:
+        run.log({"train/nll_nats": 5.0}, 10)
+    tracker.finish({})
+    kept = [path.read_bytes() for path in home.glob("wandb/offline-run-*/*.wandb")]
+    assert len(kept) == 2
+    assert any(b"train/nll_nats" in content for content in kept)
+
+
+@needs_wandb
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_without_a_key_is_one_line_and_the_run_goes_on(home, track, monkeypatch, caplog, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    importlib.import_module("wandb").teardown()  # it reads its settings once a process
+    tracker = track("wandb")
+    with tracker.stage("train") as run:
+        run.log({"train/nll_nats": 5.0}, 10)
+    tracker.finish({})
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("ddlm")]
+    assert len(lines) == 1
+    assert "No API key configured" in lines[0]
+    assert "train/nll_nats" in "".join(path.read_text() for path in (home / "spool").rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "file:///tmp/mlruns"])
