@@ -117,7 +117,7 @@ def prepared(experiment: Experiment) -> tuple[Trainer, TrainState]:
         autocast=autocast, validate=lambda _: {}, preview=lambda _: None, ranks=Ranks(), writer=Writer(Path(), 1),
         reporter=reporter,
     )  # fmt: skip
-    return trainer, new_state(model, training, {})
+    return trainer, new_state(model, training, {}, Ranks())
 
 
 def time_steps(trainer: Trainer, state: TrainState, count: int) -> list[float]:

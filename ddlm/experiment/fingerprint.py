@@ -10,8 +10,8 @@ from pathlib import Path
 import ddlm
 
 ROOT = Path(ddlm.__file__).parents[1]
-NO_RESULT = re.compile(r"ddlm|ddlm\.(artifacts|config|tracking|data\.progress)(\..*)?")
-"""Modules that store, parse or report, and can't change what a stage computes."""
+NO_RESULT = re.compile(r"ddlm(\.(artifacts|config|tracking|data\.progress|training\.(profiling|interruption))(\..*)?)?")
+"""Modules that store, parse, watch or report, and can't change what a stage computes."""
 PARSER = threading.Lock()
 """CPython's parser counts its depth once for all threads: stages side by side would end in a SystemError."""
 

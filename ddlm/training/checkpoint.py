@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,9 +65,9 @@ class Writer:
         path = write(self.folder, step, tensors, document)
         if best_step is not None:
             write_atomically(self.folder / BEST, json.dumps({"step": best_step}).encode())
-        protected = {best(self.folder), *found(self.folder)[-self.keep :]}
-        for old in found(self.folder):
-            if old not in protected:
+        best_name = f"step-{best_step:08d}" if best_step is not None else ""
+        for old in found(self.folder)[: -self.keep]:
+            if old.name != best_name:
                 shutil.rmtree(old)
         return path
 
@@ -96,18 +96,22 @@ def found(folder: Path) -> list[Path]:
 
 
 def best(folder: Path) -> Path | None:
-    """The checkpoint with the best validation, if one is known and still there."""
+    """The checkpoint with the best validation, if one is known and still whole."""
     try:
         step = json.loads((folder / BEST).read_bytes())["step"]
     except (OSError, ValueError):
         return None
-    path = folder / f"step-{step:08d}"
-    return path if path.is_dir() else None
+    return newest_of([folder / f"step-{step:08d}"])
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint; a damaged one is named in a warning and passed over."""
-    for path in reversed(found(folder)):
+    """The newest whole checkpoint."""
+    return newest_of(found(folder))
+
+
+def newest_of(paths: Sequence[Path]) -> Path | None:
+    """The last one that is whole; a damaged one is named in a warning and passed over."""
+    for path in reversed(paths):
         try:
             check(path, verify=True)
         except DamageError as damage:

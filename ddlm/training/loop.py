@@ -78,7 +78,7 @@ class Trainer:
                 if validation or self.is_due(state, self.config.log_every_steps):
                     self.reporter.report(state, last | validation)
                 if is_best or interrupted or self.is_due(state, self.config.save_every_steps):
-                    state.save(self.writer, is_first=self.ranks.is_first)
+                    state.save(self.writer, self.ranks)
                 if self.config.sample_every_steps and self.is_due(state, self.config.sample_every_steps):
                     self.preview(state)
                 self.reporter.advance(state)
@@ -112,7 +112,7 @@ class Trainer:
             rows=rows, device=self.device,
         )  # fmt: skip
         parts = parts_of(x_0, noise, self.objective, rows, self.config.accumulation)
-        return parts, of_step(noise, self.device)
+        return parts, of_step(noise, self.ranks, self.device)
 
     def micro_step(self, part: Part, *, is_last: bool) -> Tensor:
         """Forward and backward over one part. Returns what it adds to the meter."""

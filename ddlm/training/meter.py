@@ -41,17 +41,17 @@ class Meter:
         return {
             "train/nll_nats": nll_nats,
             "train/bits_per_byte": nll_nats * tokens_per_byte / math.log(2),
-            f"train/{objective}": total["objective"] * ranks.count / total["steps"],
+            f"train/{objective}": total["objective"] / total["steps"],
             "train/accuracy": total["hits"] / total["masked"],
             "train/mask_rate": total["masked"] / total["positions"],
             "train/random_truncation_applied": total["truncated"] / total["steps"],
         } | {f"train/nats_at_mask_rate/{(i + 1) / BUCKETS:.1f}": nats[i] / count[i] for i in range(BUCKETS) if count[i]}
 
 
-def of_step(noise: Noise, device: torch.device) -> Float[Tensor, " sums"]:
-    """What a step adds, whatever its parts."""
+def of_step(noise: Noise, ranks: Ranks, device: torch.device) -> Float[Tensor, " sums"]:
+    """What a step adds, whatever its parts; the first rank speaks for all."""
     sums = torch.zeros(len(SUMS) + 2 * BUCKETS, dtype=torch.float64)
-    sums[SUMS.index("steps")], sums[SUMS.index("truncated")] = 1, noise.truncated
+    sums[SUMS.index("steps")], sums[SUMS.index("truncated")] = ranks.is_first, ranks.is_first and noise.truncated
     return sums.to(device, non_blocking=True)
 
 

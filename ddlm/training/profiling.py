@@ -1,11 +1,14 @@
 """Where the time and the memory of a step go: named regions for nsys, a trace for a browser, a memory snapshot."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+logger = logging.getLogger(__name__)
 
 WAIT, WARM_UP, TRACED = 3, 1, 3
 """Steps before the trace, and in it."""
@@ -37,6 +40,7 @@ def traced(folder: Path) -> Iterator[Callable[[], None]]:
 
     def write(profiler: profile) -> None:
         profiler.export_chrome_trace(str(folder / "trace.json"))
+        logger.info("trace of %d steps: %s", TRACED, folder / "trace.json")
         if on_cuda:
             torch.cuda.memory._dump_snapshot(str(folder / "memory.pickle"))  # type: ignore[no-untyped-call]
             torch.cuda.memory._record_memory_history(enabled=None)

@@ -97,7 +97,6 @@ def follow(index: int, port: int, job: Job) -> None:
 def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str, Tensor]]:
     """One rank's training. Returns the final state and the weights to ship."""
     training = job.training
-    torch.set_num_threads(training.threads or max(1, (os.cpu_count() or 1) // training.processes))
     manifest = read_manifest(job.shards_folder)
     _require_enough_rows(manifest["splits"]["train"]["rows"], training.batch_size)
     tokenizer = Tokenizer.load(job.tokenizer_folder)
@@ -110,7 +109,7 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
         denoiser.compile_blocks()
     network = wrapped(MaskedLoss(denoiser), denoiser.blocks, ranks, training.sharding)
     state = new_state(denoiser, training, job.identity, ranks)
-    _start(state, training, job.scratch)
+    _start(state, training, job.scratch, ranks)
     autocast = uses_bfloat16(training.precision, device)
     # Named, not imported: what it draws can't change the weights, so its code is no part of this stage's fingerprint.
     preview = import_module("ddlm.training.preview").Preview(
@@ -126,7 +125,7 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
         writer=checkpoint.Writer(job.scratch, training.keep_checkpoints),
         reporter=_reporter(job, ranks, run, manifest, device, autocast),
     )  # fmt: skip
-    with _memory_named(training):
+    with _threads(training.threads or max(1, torch.get_num_threads() // training.processes)), _memory_named(training):
         trainer.train(state)
     return state, shipped(state, training, job.scratch)
 
@@ -148,15 +147,15 @@ def compiles(
     return has_compiler and (wanted == "on" or (wanted == "auto" and is_long))
 
 
-def _start(state: TrainState, training: TrainingConfig, scratch: Path) -> None:
+def _start(state: TrainState, training: TrainingConfig, scratch: Path, ranks: Ranks) -> None:
     """The newest own checkpoint, else the one to resume from, else given weights, else the initial ones."""
     own = checkpoint.newest(scratch)
     if own:
-        state.restore(own)
+        state.restore(own, ranks)
     elif training.resume_from:
         path = Path(training.resume_from)
         _require_same_run(path, checkpoint.load(path)[1]["identity"], state.identity)
-        state.restore(path)
+        state.restore(path, ranks)
     elif training.init_from:
         _take_weights(state.model, Path(training.init_from))
 
@@ -205,6 +204,16 @@ def _require_enough_rows(rows: int, batch_size: int) -> None:
         raise UserError(
             f"training.batch_size {batch_size}: the training data has {rows} rows; take a smaller batch or more stories"
         )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -33,14 +33,14 @@ class TrainState:
     best: tuple[float, int] | None = None
     curve: list[Metrics] = field(default_factory=list)
 
-    def save(self, writer: checkpoint.Writer, *, is_first: bool) -> None:
+    def save(self, writer: checkpoint.Writer, ranks: Ranks) -> None:
         """All ranks gather, the first writes."""
         tensors = {"model": whole_values(dict(self.model.named_parameters()))}
         if self.ema:
             tensors["ema"] = whole_values(self.ema.shadow)
         for number, optimizer in enumerate(self.optimizers):
             tensors[f"optimizer{number}"] = optimizer_tensors(optimizer)
-        tensors["meter"] = {"sums": self.meter.sums, "skipped": self.skipped}
+        tensors["meter"] = {"sums": ranks.sum(self.meter.sums), "skipped": self.skipped}
         state = {
             "elapsed_s": self.elapsed_s,
             "validations_without_best": self.validations_without_best,
@@ -48,10 +48,11 @@ class TrainState:
             "curve": self.curve,
             "identity": self.identity,
         }
-        if is_first:
+        if ranks.is_first:
             writer.save(self.step, tensors, state, self.best[1] if self.best else None)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path, ranks: Ranks) -> None:
+        """On every rank; what the meter had summed goes to the first."""
         tensors, state = checkpoint.load(path)
         for name, parameter in self.model.named_parameters():
             parameter.data.copy_(like(parameter, tensors["model"][name]))
@@ -60,7 +61,7 @@ class TrainState:
         if self.ema:
             for name, shadow in self.ema.shadow.items():
                 shadow.copy_(like(shadow, tensors["ema"][name]))
-        self.meter.sums.copy_(tensors["meter"]["sums"])
+        self.meter.sums.copy_(tensors["meter"]["sums"] * ranks.is_first)
         self.skipped.copy_(tensors["meter"]["skipped"])
         self.step, self.elapsed_s, self.curve = state["step"], state["elapsed_s"], state["curve"]
         self.validations_without_best = state["validations_without_best"]
@@ -79,11 +80,9 @@ class TrainState:
         return is_best
 
 
-def new_state(
-    model: Denoiser, config: TrainingConfig, identity: dict[str, object], ranks: Ranks | None = None
-) -> TrainState:
+def new_state(model: Denoiser, config: TrainingConfig, identity: dict[str, object], ranks: Ranks) -> TrainState:
     """The model is where it trains: on its device and, with FSDP2, sharded."""
-    optimizers = [sharded(optimizer, ranks or Ranks(), config.sharding) for optimizer in make_optimizers(model, config)]
+    optimizers = [sharded(optimizer, ranks, config.sharding) for optimizer in make_optimizers(model, config)]
     ema = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     device = next(model.parameters()).device
     return TrainState(model, optimizers, ema, identity, Meter.empty(device), torch.zeros((), device=device))

@@ -1,9 +1,11 @@
 """Validation while training: always the same rows under the same masks, with the weights that would be shipped."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from ddlm.data.shards import read_rows
 from ddlm.evaluation.likelihood import bound
@@ -28,16 +30,26 @@ class Validator:
         self._mask_id, self._seed, self._ranks, self._device = tokenizer.mask_id, seed, ranks, device
         sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": self._rows.tokens.shape[1]}
         self._model = Denoiser(model, **sizes, end_id=tokenizer.end_id).to(device).eval()
+        self._rms = [math.nan] * model.num_layers
+        for number, block in enumerate(self._model.blocks):
+            block.register_forward_hook(partial(self._note, number))
 
     def __call__(self, state: TrainState) -> Metrics:
         """The first rank measures, all of them get its numbers."""
         weights = state.weights()
-        names, measured = ("val/nll_nats", "val/bits_per_byte", "val/accuracy"), [-math.inf] * 3
+        names = ["val/nll_nats", "val/bits_per_byte", "val/accuracy"]
+        names += [f"val/activation_rms/block{number}" for number in range(len(self._rms))]
+        measured = [-math.inf] * len(names)
         if self._ranks.is_first:
             self._model.load_state_dict(weights)
             value = bound(
                 self._model, self._rows, mask_id=self._mask_id, masks_per_row=MASKS_PER_ROW, seed=self._seed,
                 device=self._device,
             )  # fmt: skip
-            measured = [value.nll_nats, value.bits_per_byte, value.masked_accuracy]
+            measured = [value.nll_nats, value.bits_per_byte, value.masked_accuracy, *self._rms]
         return dict(zip(names, self._ranks.highest(*measured), strict=True))
+
+    def _note(self, number: int, block: nn.Module, inputs: object, output: Tensor) -> None:
+        """The root mean square of the stream behind a block, in the last batch."""
+        del block, inputs
+        self._rms[number] = float(output.float().square().mean().sqrt())

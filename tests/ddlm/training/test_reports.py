@@ -31,7 +31,8 @@ def test_every_report_carries_the_metrics_by_their_names(train: Train, recorder:
         "train/nats_at_mask_rate/0.1", "train/nats_at_mask_rate/1.0", "perf/tokens_per_s", "perf/utilisation",
         "perf/loader_waiting_share",
     }  # fmt: skip
-    assert last.keys() - first.keys() == {"val/nll_nats", "val/bits_per_byte", "val/accuracy"}
+    activations = {"val/activation_rms/block0", "val/activation_rms/block1"}
+    assert last.keys() - first.keys() == {"val/nll_nats", "val/bits_per_byte", "val/accuracy"} | activations
     assert all(math.isfinite(value) for value in last.values())
     assert last["train/tokens_seen"] == 6 * 8 * 64
     assert last["train/lr/hidden"] > 100 * last["train/lr/head"]
