@@ -1,7 +1,6 @@
 """The train stage: shards and a tokenizer in, a model folder and its training curve out."""
 
 import csv
-import json
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ddlm.artifacts import RunLog, Unlogged, Workspace, digest_of
@@ -29,10 +28,11 @@ from ddlm.model.folder import ModelFolder
 from ddlm.model.transformer import Denoiser, train_flops_per_token
 from ddlm.tokenizer import Tokenizer
 from ddlm.training import TrainingConfig, checkpoint
-from ddlm.training.distributed import Ranks, group, joined, like, meeting_place, wrapped
+from ddlm.training.distributed import Ranks, group, joined, meeting_place, wrapped
 from ddlm.training.loop import Trainer
 from ddlm.training.profiling import region
 from ddlm.training.reports import CURVE, Reporter
+from ddlm.training.start import start
 from ddlm.training.state import TrainState, new_state
 from ddlm.training.step import MaskedLoss
 from ddlm.training.utilisation import matrix_flops_per_s
@@ -109,7 +109,7 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
         denoiser.compile_blocks()
     network = wrapped(MaskedLoss(denoiser), denoiser.blocks, ranks, training.sharding)
     state = new_state(denoiser, training, job.identity, ranks)
-    _start(state, training, job.scratch, ranks)
+    start(state, training, job.scratch, ranks)
     autocast = uses_bfloat16(training.precision, device)
     # Named, not imported: what it draws can't change the weights, so its code is no part of this stage's fingerprint.
     preview = import_module("ddlm.training.preview").Preview(
@@ -145,44 +145,6 @@ def compiles(
     flops *= training.steps * training.batch_size * seq_len
     is_long = flops >= COMPILE_FLOPS[device.type] and (training.max_minutes or math.inf) >= COMPILE_MINUTES
     return has_compiler and (wanted == "on" or (wanted == "auto" and is_long))
-
-
-def _start(state: TrainState, training: TrainingConfig, scratch: Path, ranks: Ranks) -> None:
-    """The newest own checkpoint, else the one to resume from, else given weights, else the initial ones."""
-    own = checkpoint.newest(scratch)
-    if own:
-        state.restore(own, ranks)
-    elif training.resume_from:
-        path = Path(training.resume_from)
-        _require_same_run(path, checkpoint.load(path)[1]["identity"], state.identity)
-        state.restore(path, ranks)
-    elif training.init_from:
-        _take_weights(state.model, Path(training.init_from))
-
-
-def _require_same_run(path: Path, saved: Mapping[str, object], own: Mapping[str, object]) -> None:
-    own = json.loads(json.dumps(own))  # tuples become lists, as in the checkpoint
-    changed = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
-    if changed:
-        raise UserError(
-            f"training.resume_from {path}: {', '.join(changed)} differ from the checkpoint's; only training.steps "
-            "and execution-only fields may; training.init_from starts another experiment from weights"
-        )
-
-
-def _take_weights(model: Denoiser, folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    wanted = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-    if wrong:
-        name = wrong[0]
-        reason = f"{name}: got {given.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
-        raise UserError(
-            f"training.init_from {folder}: weights do not fit this model ({reason}); use its [model] and vocabulary"
-        )
-    for name, parameter in model.named_parameters():
-        parameter.data.copy_(like(parameter, weights[name]))
 
 
 def _reporter(
