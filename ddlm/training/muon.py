@@ -21,8 +21,8 @@ POLAR_EXPRESS: Coefficients = (
     (4.141420, -3.017275, 0.552427),
     (3.961857, -2.954064, 0.562976),
 )
-"""The three best iterations for singular values from 0.001 to 1, which become 0.14 to 1.86. All but the last leave 1 % of
-room for bfloat16.
+"""The three best iterations for singular values from 0.001 to 1, which become 0.14 to 1.86. All but the last leave
+1 % of room for bfloat16.
 
 Most singular values of a real momentum are far below 0.002 of its norm and stay small, with five of Jordan's iterations
 too. The fourth best iteration makes the middle of them three times as large (`benchmarks/muon.py`), a third of the time
