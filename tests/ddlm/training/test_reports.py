@@ -21,6 +21,7 @@ def test_every_report_carries_the_metrics_by_their_names(train: Train, recorder:
         log_every_steps=3,
         validate_every_steps=6,
         hidden={"learning_rate": 0.5},
+        objective={"weighting": "bound"},
     )
     (first_step, first), (last_step, last) = recorder.metrics
     assert (first_step, last_step) == (3, 6)
