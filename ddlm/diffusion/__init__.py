@@ -40,8 +40,8 @@ class ObjectiveConfig(Section):
     schedule_sigma: tuple[float, float] | None = None
     """Of `geometric`: the smallest and the largest total noise; [1e-4, 20] when absent."""
     weighting: Literal["bound", "plain", "clipped", "bell"] = "bell"
-    """`bell` favours rows that are about half masked, and learns fastest. `bound`: the negative ELBO; the others are none:
-    `plain` weighs all masked tokens alike, `clipped` caps the bound's weight of a token."""
+    """`bell` favours rows that are about half masked, and learns fastest. `bound`: the negative ELBO; the others are
+    none: `plain` weighs all masked tokens alike, `clipped` caps the bound's weight of a token."""
     weight_clip: float | None = Field(default=None, ge=1)
     """Of `clipped`: the cap, where a token of a fully masked row weighs 1; 10 when absent."""
     complementary: bool = False
