@@ -13,13 +13,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def postponed() -> Iterator[Callable[[], bool]]:
     """Yields whether a signal has come. It takes effect when the block ends; a second one at once.
 
-    Only the main thread can ask for signals; elsewhere they reach whoever handles them now.
+    What is ignored stays ignored: a shell's background jobs ignore Ctrl-C. Only the main thread can ask for signals; elsewhere they reach whoever handles them now.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -29,7 +30,7 @@ def postponed() -> Iterator[Callable[[], bool]]:
         received.append(number)
         restore()
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield lambda: bool(received)
@@ -40,7 +41,7 @@ def postponed() -> Iterator[Callable[[], bool]]:
 
 
 def _take_effect(number: int) -> None:
-    """As without us, but that a bare SIGTERM unwinds the stack, so that runs and locks are closed."""
-    if number == signal.SIGTERM and signal.getsignal(number) is signal.SIG_DFL:
-        raise SystemExit(128 + number)
-    signal.raise_signal(number)
+    """As without us, but that the stack always unwinds: runs and locks are closed, and no half is taken for a whole."""
+    if signal.getsignal(number) is not signal.SIG_DFL:
+        signal.raise_signal(number)
+    raise SystemExit(128 + number)
