@@ -13,7 +13,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def postponed() -> Iterator[Callable[[], bool]]:
     """Yields whether a signal has come. It takes effect when the block ends; a second one at once.
 
-    What is ignored stays ignored: a shell's background jobs ignore Ctrl-C. Only the main thread can ask for signals; elsewhere they reach whoever handles them now.
+    What is ignored stays ignored: a shell's background jobs ignore Ctrl-C. Only the main thread can ask for signals;
+    elsewhere they reach whoever handles them now.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
