@@ -1,11 +1,16 @@
 """No test reads or writes the state of a user's own runs. Shapes in annotations are checked while the tests run."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["ddlm.model", "ddlm.diffusion", "ddlm.training"], "beartype.beartype")
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's background jobs ignore Ctrl-C, and so do their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

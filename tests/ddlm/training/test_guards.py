@@ -5,8 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +116,7 @@ def test_a_signal_saves_and_exits_and_the_next_run_goes_on(tmp_path: Path, numbe
     environment = os.environ | {"DDLM_HOME": str(tmp_path / "home")}
     long = [*command, "--set", "training.steps=100000"]
     with (tmp_path / "log").open("w") as log:
-        heeds_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        process = subprocess.Popen(long, env=environment, stdout=log, stderr=log, preexec_fn=heeds_ctrl_c)
+        process = subprocess.Popen(long, env=environment, stdout=log, stderr=log)
         try:
             wait_for(lambda: "train: step" in (tmp_path / "log").read_text(), process)
             process.send_signal(number)
@@ -146,16 +144,6 @@ def wait_for(condition: Any, process: subprocess.Popen[Any], seconds: float = 12
 finished: list[int] = []
 
 
-@pytest.fixture
-def listening() -> Iterator[None]:
-    """Handlers as in a terminal: a shell's background jobs ignore Ctrl-C, and pytest may be one."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def take_steps(signals: list[signal.Signals]) -> int:
     """A loop of five steps that signals reach before its first."""
     steps = 0
@@ -168,7 +156,6 @@ def take_steps(signals: list[signal.Signals]) -> int:
     return steps
 
 
-@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(("number", "effect"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_postponed_signal_takes_effect_on_the_way_out(number: signal.Signals, effect: type[BaseException]) -> None:
     finished.clear()
@@ -177,7 +164,6 @@ def test_a_postponed_signal_takes_effect_on_the_way_out(number: signal.Signals, 
     assert finished == [0]
 
 
-@pytest.mark.usefixtures("listening")
 def test_a_second_signal_takes_effect_at_once() -> None:
     finished.clear()
     with pytest.raises(KeyboardInterrupt):
@@ -185,20 +171,23 @@ def test_a_second_signal_takes_effect_at_once() -> None:
     assert finished == []
 
 
-@pytest.mark.usefixtures("listening")
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    assert take_steps([signal.SIGINT]) == 5
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert take_steps([signal.SIGINT]) == 5
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("listening")
 def test_a_handler_that_lets_a_signal_pass_does_not_make_half_a_run_a_whole_one() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    with pytest.raises(SystemExit):
-        take_steps([signal.SIGTERM])
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(SystemExit):
+            take_steps([signal.SIGTERM])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.usefixtures("listening")
 def test_without_a_signal_nothing_changes() -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert take_steps([]) == 5
