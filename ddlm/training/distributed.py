@@ -154,7 +154,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def like(tensor: Tensor, value: Tensor) -> Tensor:
-    """A whole value placed as `tensor` is."""
+    """A whole value, the same on all ranks, placed as `tensor` is; so none is sent."""
     if isinstance(tensor, DTensor):
-        return distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
+        value = value.to(tensor.device)
+        return distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
     return value.to(tensor.device)

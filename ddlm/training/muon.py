@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.optimizer import ParamsT
+
+from ddlm.training.distributed import like, whole
 
 Coefficients = Sequence[tuple[float, float, float]]
 
@@ -78,7 +79,7 @@ class Muon(torch.optim.Optimizer):
         for parameter, direction in zip(parameters, directions, strict=True):
             rows, columns = parameter.shape
             step = group["lr"] * math.sqrt(max(1, rows / columns))
-            parameter.add_(placed_like(parameter, direction), alpha=-step)
+            parameter.add_(like(parameter, direction), alpha=-step)
 
     def _nesterov(self, parameters: list[Tensor], momentum: float) -> Sequence[Tensor]:
         """Moves the momenta on, and returns them as they would be a step ahead."""
@@ -134,14 +135,3 @@ def orthogonalise(x: Float[Tensor, "batch rows columns"], coefficients: Coeffici
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, factor, x, beta=a)
     return x
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def placed_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """This rank's part of a value that all ranks hold, so that none is sent."""
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    return value
