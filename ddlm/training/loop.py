@@ -83,6 +83,8 @@ class Trainer:
                     self.preview(state)
                 self.reporter.advance(state)
             self.writer.wait()
+        if interrupted:  # here no signal came, but another rank got one: half a run is no whole one
+            raise KeyboardInterrupt
 
     def train_step(self, state: TrainState, x_0: Tensor) -> dict[str, Tensor | float]:
         """One optimizer step over the global batch, whose noise, like its rows, depends on (seed, step) alone."""

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
 from ddlm.training import TrainingConfig, checkpoint, progress
+from ddlm.training.distributed import Ranks
 from ddlm.training.interruption import postponed
 from ddlm.training.step import MaskedLoss
 
@@ -162,6 +163,18 @@ def test_a_postponed_signal_takes_effect_on_the_way_out(number: signal.Signals, 
     with pytest.raises(effect):
         take_steps([number])
     assert finished == [0]
+
+
+def test_a_signal_to_another_rank_ends_this_one_too(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Ranks, "highest", lambda _, elapsed_s, __: [elapsed_s, 1.0])
+    with pytest.raises(KeyboardInterrupt):
+        train("run")
+    saved = checkpoint.newest(tmp_path / "run" / "scratch")
+    assert saved
+    assert checkpoint.load(saved)[1]["step"] == 1
+    assert not list((tmp_path / "run" / "output").iterdir())
 
 
 def test_a_second_signal_takes_effect_at_once() -> None:
