@@ -22,7 +22,7 @@ from ddlm.training.distributed import Ranks
 from ddlm.training.loop import Trainer
 from ddlm.training.profiling import region, traced
 from ddlm.training.reports import Reporter
-from ddlm.training.stage import compiles
+from ddlm.training.stage import prepared
 from ddlm.training.state import TrainState, new_state
 from ddlm.training.step import MaskedLoss
 from ddlm.training.utilisation import matrix_flops_per_s
@@ -72,7 +72,7 @@ def measure(experiment: Experiment, *, steps: int = 10, trace: Path | None = Non
 
     trace: a folder for a profiler's trace. Precision, compiling and accumulation are those of a training run.
     """
-    trainer, state = prepared(experiment)
+    trainer, state = trainer_of(experiment)
     seconds = float(np.median(time_steps(trainer, state, WARM_UP + steps)[WARM_UP:]))
     parts = time_parts(trainer, state, steps)
     if trace:
@@ -95,16 +95,13 @@ def measure(experiment: Experiment, *, steps: int = 10, trace: Path | None = Non
     }
 
 
-def prepared(experiment: Experiment) -> tuple[Trainer, TrainState]:
+def trainer_of(experiment: Experiment) -> tuple[Trainer, TrainState]:
     """A trainer on random rows, as the train stage would build it."""
     training, vocab_size, seq_len = experiment.training, experiment.tokenizer.vocab_size, experiment.shards.seq_len
     device = pick_device(training.device)
     autocast = uses_bfloat16(training.precision, device)
     torch.set_num_threads(training.threads or torch.get_num_threads())
-    model = Denoiser(experiment.model, vocab_size=vocab_size, seq_len=seq_len).to(device)
-    model.checkpointing = training.checkpoint_activations
-    if compiles(experiment.model, training, vocab_size=vocab_size, seq_len=seq_len, device=device):
-        model.compile_blocks()
+    model = prepared(Denoiser(experiment.model, vocab_size=vocab_size, seq_len=seq_len), training, device)
     reporter = Reporter(
         run=Unlogged(), config=training, ranks=Ranks(), seq_len=seq_len, tokens_per_byte=1.0,
         objective=WEIGHTINGS[experiment.objective.weighting].metric,

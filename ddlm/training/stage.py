@@ -102,11 +102,8 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
     tokenizer = Tokenizer.load(job.tokenizer_folder)
     device = pick_device(training.device)
     torch.manual_seed(job.seed)
-    sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": manifest["seq_len"]}
-    denoiser = Denoiser(job.model, **sizes, end_id=tokenizer.end_id).to(device)
-    denoiser.checkpointing = training.checkpoint_activations
-    if compiles(job.model, training, **sizes, device=device):
-        denoiser.compile_blocks()
+    sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": manifest["seq_len"], "end_id": tokenizer.end_id}
+    denoiser = prepared(Denoiser(job.model, **sizes), training, device)
     network = wrapped(MaskedLoss(denoiser), denoiser.blocks, ranks, training.sharding)
     state = new_state(denoiser, training, job.identity, ranks)
     start(state, training, job.scratch, ranks)
@@ -130,9 +127,16 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
     return state, shipped(state, training, job.scratch)
 
 
-def compiles(
-    model: ModelConfig, training: TrainingConfig, *, vocab_size: int, seq_len: int, device: torch.device
-) -> bool:
+def prepared(denoiser: Denoiser, training: TrainingConfig, device: torch.device) -> Denoiser:
+    """The network as it trains: on its device, checkpointed and compiled as the run asks."""
+    denoiser = denoiser.to(device)
+    denoiser.checkpointing = training.checkpoint_activations
+    if compiles(denoiser, training, device):
+        denoiser.compile_blocks()
+    return denoiser
+
+
+def compiles(denoiser: Denoiser, training: TrainingConfig, device: torch.device) -> bool:
     """Whether the blocks are compiled. `auto` decides by the run's size alone, so that a resumed run decides alike.
 
     Raises: UserError when compiling is asked for and there is no C++ compiler.
@@ -141,7 +145,8 @@ def compiles(
     has_compiler = any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++"))))
     if wanted == "on" and not has_compiler:
         raise UserError("training.compile on: no C++ compiler (g++ or clang++) found; install one, or set off")
-    flops = train_flops_per_token(model, vocab_size=vocab_size, seq_len=seq_len)
+    seq_len = denoiser.seq_len
+    flops = train_flops_per_token(denoiser.config, vocab_size=denoiser.vocab_size, seq_len=seq_len)
     flops *= training.steps * training.batch_size * seq_len
     is_long = flops >= COMPILE_FLOPS[device.type] and (training.max_minutes or math.inf) >= COMPILE_MINUTES
     return has_compiler and (wanted == "on" or (wanted == "auto" and is_long))
