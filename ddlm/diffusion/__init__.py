@@ -24,6 +24,7 @@ PARAMETERS_OF = {
     "schedule_steepness": ("schedule", "sigmoid"),
     "schedule_sigma": ("schedule", "geometric"),
     "weight_clip": ("weighting", "clipped"),
+    "bell_floor": ("weighting", "bell"),
 }
 """The choice that each parameter of the objective belongs to; beside any other choice it is refused."""
 
@@ -44,6 +45,9 @@ class ObjectiveConfig(Section):
     none: `plain` weighs all masked tokens alike, `clipped` caps the bound's weight of a token."""
     weight_clip: float | None = Field(default=None, ge=1)
     """Of `clipped`: the cap, where a token of a fully masked row weighs 1; 10 when absent."""
+    bell_floor: float | None = Field(default=None, ge=0, le=1)
+    """Of `bell`: the share of the bound's own density that is mixed in, so that rows which are all mask, where every
+    text begins, are trained too; 0 when absent."""
     complementary: bool = False
     """Every row comes twice: with a mask and with its complement."""
     truncation_share: float = Field(default=0.0, ge=0, le=1)

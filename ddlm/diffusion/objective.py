@@ -60,15 +60,17 @@ def clipped(config: ObjectiveConfig, seq_len: int) -> Float[Tensor, " seq_len"]:
     return (share * (config.weight_clip or 10.0)).clamp(max=1) / seq_len
 
 
-def bell(_: ObjectiveConfig, seq_len: int) -> Float[Tensor, " seq_len"]:
-    """The probability of the share's interval ((k - 1) / seq_len, k / seq_len] under the logit-normal(0, 1).
+def bell(config: ObjectiveConfig, seq_len: int) -> Float[Tensor, " seq_len"]:
+    """The probability of the share's interval ((k - 1) / seq_len, k / seq_len] under the logit-normal(0, 1), which
+    falls to 0 at both ends, and under the uniform density as far as `bell_floor` asks for it.
 
     Source: "Understanding and accelerating the training of masked diffusion language models" (arXiv 2605.13026) draws
     bell-shaped times; its density was not at hand, so the logit-normal is our choice.
     """
     share = torch.arange(seq_len + 1, dtype=torch.float64) / seq_len
     below: Tensor = torch.special.ndtr(torch.logit(share))
-    return below.diff()
+    floor = config.bell_floor or 0.0
+    return (1 - floor) * below.diff() + floor * uniform(config, seq_len)
 
 
 WEIGHTINGS: dict[str, Weighting] = {

@@ -184,6 +184,15 @@ def test_the_bell_is_a_density_that_favours_half_masked_rows_and_drops_the_sched
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-6)
 
 
+def test_a_floor_under_the_bell_is_the_bound_s_density_in_its_share() -> None:
+    emphasis, uniform = WEIGHTINGS["bell"].emphasis, WEIGHTINGS["bound"].emphasis
+    assert emphasis is not None
+    assert uniform is not None
+    bell, even = emphasis(objective(), 100), uniform(objective(), 100)
+    torch.testing.assert_close(emphasis(ObjectiveConfig(bell_floor=0.25), 100), 0.75 * bell + 0.25 * even)
+    assert emphasis(ObjectiveConfig(bell_floor=1.0), 100).equal(even)
+
+
 def case(n: int = 50, v: int = 37, d: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(n, d, generator=generator).to(dtype).requires_grad_()

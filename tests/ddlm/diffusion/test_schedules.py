@@ -99,6 +99,7 @@ def test_the_linear_schedule_makes_counts_uniform_and_the_square_root_favours_cr
         ({"schedule": "cosine", "schedule_sigma": (1e-4, 20.0)}, "schedule_sigma is for schedule geometric"),
         ({"schedule": "geometric", "schedule_steepness": 9.0}, "schedule_steepness is for schedule sigmoid"),
         ({"weighting": "bell", "weight_clip": 2.0}, "weight_clip is for weighting clipped, and weighting is bell"),
+        ({"weighting": "bound", "bell_floor": 0.1}, "bell_floor is for weighting bell, and weighting is bound"),
         ({"schedule": "geometric", "schedule_sigma": (20.0, 1e-4)}, "wanted 0 < smallest < largest"),
     ],
 )
