@@ -64,12 +64,61 @@ class ObjectiveConfig(Section):
         return self
 
 
+SAMPLING_PARAMETERS = {
+    "threshold": ("threshold",),
+    "entropy_bound": ("entropy_bound",),
+    "most_per_step": ("threshold", "entropy_bound"),
+    "remask_share": ("remdm_cap", "remdm_rescale", "remdm_loop"),
+}
+"""The unmasking policies that a parameter belongs to; beside any other it is refused."""
+
+
 class SamplingConfig(Section):
     """`[sampling]`: how text is drawn."""
 
-    unmasking: Literal["confidence", "random"] = "confidence"
+    unmasking: Literal[
+        "random", "first_hitting", "left_to_right", "confidence", "margin", "entropy", "threshold", "entropy_bound",
+        "remdm_cap", "remdm_rescale", "remdm_loop", "revise",
+    ] = "confidence"  # fmt: skip
+    """Which positions are opened next, and how many; `ddlm.diffusion.unmasking` says what each does."""
     num_sampling_steps: int = Field(default=64, ge=1)
+    """Steps at most, over all blocks of a canvas. `first_hitting` takes one for each token instead."""
+    grid: Literal["linear", "cosine"] = "linear"
+    """How the number of masks falls over the steps: evenly, or slowly at first (Shi et al., MD4, 2024)."""
+    block_size: int | None = Field(default=None, ge=1)
+    """Write blocks of so many positions from left to right, each by the policy; the whole canvas at once when absent."""
+    cache: Literal["exact", "approximate", "off"] = "exact"
+    """With blocks: reuse keys and values of other blocks. `exact` does where it changes nothing, which is in
+    block-causal models; `approximate` everywhere (Wu et al., Fast-dLLM, 2025: the prefix and suffix of a block are
+    computed once a block)."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Of `threshold`: the probability from which a position is opened; 0.9 when absent."""
+    entropy_bound: float | None = Field(default=None, ge=0)
+    """Of `entropy_bound`: nats that positions opened together may depend on each other at most; 0.5 when absent."""
+    most_per_step: int | None = Field(default=None, ge=1)
+    """Of `threshold` and `entropy_bound`: positions that one step opens at most."""
+    remask_share: float | None = Field(default=None, gt=0, le=1)
+    """Of `remdm_*`: the share of written tokens that a step masks again, at most; 0.02 when absent, of rescale 0.1."""
     temperature: float = Field(default=0.8, ge=0)
     """0 takes the most likely token."""
+    final_temperature: float | None = Field(default=None, gt=0)
+    """The temperature moves to this one while a text is written; it stays when absent."""
+    temperature_schedule: Literal["linear", "cosine"] = "linear"
     top_k: int | None = Field(default=None, ge=1)
     top_p: float = Field(default=0.95, gt=0, le=1)
+    repetition_penalty: float = Field(default=1.0, ge=1)
+    """Logits of tokens that the text has already are divided by this where positive, multiplied where negative."""
+    ends: Literal["drawn", "last", "free"] = "drawn"
+    """Where a text ends. `drawn`: the model says at a block's first step how likely it ends before each position, and
+    one draw decides. `last`: end tokens are opened when nothing else is left. `free`: like any other token."""
+
+    @model_validator(mode="after")
+    def _parameters_belong_to_the_policy(self) -> "SamplingConfig":
+        for parameter, owners in SAMPLING_PARAMETERS.items():
+            if getattr(self, parameter) is not None and self.unmasking not in owners:
+                raise ValueError(
+                    f"{parameter} is for unmasking {' or '.join(owners)}, and unmasking is {self.unmasking}; leave it out"
+                )
+        if self.final_temperature is not None and self.temperature == 0:
+            raise ValueError("final_temperature has no effect from temperature 0; leave it out or start above 0")
+        return self

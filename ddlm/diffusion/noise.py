@@ -16,7 +16,7 @@ from torch import Tensor
 from ddlm import draws
 from ddlm.diffusion import ObjectiveConfig
 
-TRUNCATION_BLOCK, TIME_BLOCK, MASK_BLOCK = (draws.POSITION_BLOCK - 1 - number for number in range(3))
+TRUNCATION_BLOCK, TIME_BLOCK, MASK_BLOCK = (draws.WORD - 1 - number for number in range(3))
 """Blocks of draws that generation never reaches, so that training with a seed shares no word with sampling with it."""
 
 

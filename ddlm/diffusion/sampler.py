@@ -1,123 +1,235 @@
-"""The reverse process: one loop that opens masked positions, some at each step, until none is left.
+"""The reverse process: one loop that opens masked positions, some at each step, until none is left."""
 
-Positions are chosen first and tokens are drawn only there, so the mask is never a competitor in a draw.
-Source: Zheng et al., Masked diffusion models are secretly time-agnostic, 2024, on why that order matters in float32.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddlm import draws
-from ddlm.diffusion import SamplingConfig
-from ddlm.diffusion.unmasking import POLICIES, View
-
-DenoiserFn = Callable[[Int[Tensor, "b l"]], Float[Tensor, "b l v"]]
-"""Token ids with masks to logits over the vocabulary without the mask."""
+from ddlm.diffusion import tokens
+from ddlm.diffusion.tokens import Draw
+from ddlm.diffusion.unmasking import POLICIES, REWRITING, Denoiser, Move, View, masked_share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
-    """What an observer sees. step 0 is the start; `opened` are the positions that this step filled."""
+    """What an observer sees. step 0 is the start.
+
+    num_sampling_steps: how many there will be at most. opened: the positions that this step filled.
+    confidence: the probability, at temperature 1, of the token that it put there; 0 elsewhere.
+    calls: how often the network has been run so far.
+    """
 
     step: int
     num_sampling_steps: int
     ids: Int[Tensor, "b l"]
     opened: Bool[Tensor, "b l"]
+    confidence: Float[Tensor, "b l"]
+    calls: int
 
 
 Observer = Callable[[Step], None]
+BlockDenoiser = Callable[[Int[Tensor, "b l"], slice], Denoiser]
+"""From the canvas before a block, and the block, to its denoiser."""
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How tokens are drawn, and whose draws they are.
-
-    sample: each row's sample number: with the seed it fixes the text, whatever else is in the batch.
-    forbidden: ids that can't come out.
-    """
-
-    config: SamplingConfig
-    seed: int
-    sample: Int[Tensor, " b"]
-    end_id: int
-    forbidden: tuple[int, ...] = ()
-
-
-def masked_after(total: int, step: int, num_sampling_steps: int) -> int:
-    """How many of `total` positions stay masked after a step, counted from 0: an even grid.
-
-    It depends on the row alone: one with fewer masks than steps opens one a step and is done early.
-    """
-    steps = min(num_sampling_steps, total)
-    return total * (steps - 1 - step) // steps if step < steps else 0
+def sample(
+    denoiser: Denoiser, ids: Int[Tensor, "b l"], mask_id: int, draw: Draw, observer: Observer | None = None
+) -> tuple[Int[Tensor, "b l"], int]:
+    """Fill every mask in `ids`. Returns the ids and how often the network was called."""
+    last = None
+    for last in denoise(denoiser, ids, mask_id, draw):
+        if observer:
+            observer(last)
+    assert last
+    return last.ids, last.calls
 
 
 @torch.inference_mode()
-def sample(
-    denoiser: DenoiserFn, ids: Int[Tensor, "b l"], mask_id: int, draw: Draw, observer: Observer | None = None
-) -> tuple[Int[Tensor, "b l"], int]:
-    """Fill every mask in `ids`. Returns the ids and how often the network was called."""
-    total = (ids == mask_id).sum(1)
-    num_steps = min(draw.config.num_sampling_steps, int(total.max()))
-    ids = ids.clone()
-    watch = observer or (lambda _: None)
-    watch(Step(0, num_steps, ids.clone(), torch.zeros_like(ids, dtype=torch.bool)))
-    for step in range(num_steps):
-        logits = forbid(denoiser(ids), draw.forbidden)
-        is_masked = ids == mask_id
-        left = [masked_after(int(count), step, draw.config.num_sampling_steps) for count in total]
-        keep = torch.tensor(left, device=ids.device)
-        score = POLICIES[draw.config.unmasking](View(logits, draw.sample, step, draw.seed, draw.end_id))
-        opened = choose(score, is_masked, is_masked.sum(1) - keep)
-        ids[opened] = draw_tokens(logits[opened], opened, step, draw)
-        watch(Step(step + 1, num_steps, ids.clone(), opened))
-    return ids, num_steps
+def denoise(
+    denoiser: Denoiser,
+    ids: Int[Tensor, "b l"],
+    mask_id: int,
+    draw: Draw,
+    *,
+    is_free: Bool[Tensor, "b l"] | None = None,
+    denoiser_of: BlockDenoiser | None = None,
+) -> Iterator[Step]:
+    """The canvas at first and after every step.
 
-
-def forbid(logits: Float[Tensor, "b l v"], ids: tuple[int, ...]) -> Float[Tensor, "b l v"]:
-    if not ids:
-        return logits
-    return logits.index_fill(-1, torch.tensor(ids, device=logits.device), float("-inf"))
-
-
-def choose(
-    score: Float[Tensor, "b l"], is_masked: Bool[Tensor, "b l"], count: Int[Tensor, " b"]
-) -> Bool[Tensor, "b l"]:
-    """The `count` masked positions with the largest scores in each row; ties go to the lower position."""
-    order = score.masked_fill(~is_masked, float("-inf")).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    return (rank < count[:, None]) & is_masked
-
-
-def draw_tokens(logits: Float[Tensor, "n v"], opened: Bool[Tensor, "b l"], step: int, draw: Draw) -> Int[Tensor, " n"]:
-    """One token for each opened position by the Gumbel-max trick in float64, over what the filters leave."""
-    if draw.config.temperature == 0:
-        return logits.argmax(-1)
-    scaled = keep_likely(logits.double() / draw.config.temperature, draw.config)
-    row, position = opened.nonzero(as_tuple=True)
-    blocks = -(-scaled.shape[-1] // draws.LANES)
-    block = torch.arange(blocks, device=scaled.device)[None]
-    at_step = torch.full_like(block, step)
-    words = draws.words(draw.seed, draw.sample[row][:, None], at_step, position[:, None], block)
-    uniform = draws.to_unit(torch.stack(words, dim=-1).flatten(1)[:, : scaled.shape[-1]].double())
-    return (scaled - torch.log(-torch.log(uniform))).argmax(-1)
-
-
-def keep_likely(scaled: Float[Tensor, "n v"], config: SamplingConfig) -> Float[Tensor, "n v"]:
-    """Top-k, then nucleus: the smallest set of most likely tokens that reaches `top_p`; the rest gets -inf.
-
-    Source: Holtzman et al., 2020. Ties are kept by lower id.
+    is_free: positions that may be filled, where they are masks; all when None. denoiser_of: asked for the denoiser of
+    each block, and then rows that are done stay in the batch, so that it may keep what it knows of each.
     """
-    if config.top_k is None and config.top_p == 1:
-        return scaled
-    ordered, ids = scaled.sort(dim=-1, descending=True, stable=True)
-    if config.top_k is not None:
-        ordered[:, config.top_k :] = float("-inf")
-    before = torch.softmax(ordered, dim=-1).cumsum(-1).roll(1, dims=-1)
-    before[:, 0] = 0
-    ordered[before >= config.top_p] = float("-inf")
-    return torch.empty_like(scaled).scatter(-1, ids, ordered)
+    canvas = Canvas(ids, mask_id, draw, is_free)
+    yield canvas.start()
+    for window in canvas.windows():
+        if canvas.enter(window):
+            network = denoiser_of(canvas.ids.clone(), window) if denoiser_of else denoiser
+            while rows := canvas.unfinished():
+                yield canvas.advance(network, list(range(len(ids))) if denoiser_of else rows)
+
+
+class Canvas:
+    """The state of the loop: the ids, and the host's account of how far each row is.
+
+    With the account a step is prepared without asking the device: where a policy opens as many as the grid says,
+    nothing has to come back.
+
+    own_steps: the steps that each row took, which key its draws. total, remaining: of each row, the positions that it fills and those that are left of them, over the whole canvas.
+    inside, left, steps, taken: of the window that is being written; see View.
+    """
+
+    def __init__(
+        self, ids: Int[Tensor, "b l"], mask_id: int, draw: Draw, is_free: Bool[Tensor, "b l"] | None = None
+    ) -> None:
+        is_masked = ids == mask_id
+        self.ids, self.mask_id, self.draw = ids.clone(), mask_id, draw
+        self.rewrites = draw.config.unmasking in REWRITING
+        self.is_free = is_masked if is_free is None else is_free & is_masked
+        self.total: list[int] = self.is_free.sum(1).tolist()
+        self.remaining = list(self.total)
+        self.own_steps = [0] * len(ids)
+        self.step = self.calls = 0
+        each = [self._steps(self.is_free[:, window].sum(1).tolist()) for window in self.windows()]
+        self.num_sampling_steps = sum(max(steps) for steps in each)
+
+    def windows(self) -> list[slice]:
+        length = self.ids.shape[1]
+        size = self.draw.config.block_size or length
+        return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+    def start(self) -> Step:
+        return self._snapshot(torch.zeros_like(self.is_free), torch.zeros(self.ids.shape, device=self.ids.device))
+
+    def enter(self, window: slice) -> bool:
+        """Turn to a window. Returns whether there is anything to write in it."""
+        self.inside = torch.zeros_like(self.is_free)
+        self.inside[:, window] = self.is_free[:, window]
+        self.left: list[int] = self.inside.sum(1).tolist()
+        self.steps, self.taken = self._steps(self.left), 0
+        self.may_end = self.draw.config.ends == "drawn" and self.draw.end_id not in self.draw.forbidden
+        return any(self.left)
+
+    def _steps(self, masks: Sequence[int]) -> list[int]:
+        """How many steps each row takes at most to write so many of its positions."""
+        if self.draw.config.unmasking == "first_hitting":
+            return list(masks)
+        budget = self.draw.config.num_sampling_steps
+        shares = [-(-budget * count // max(total, 1)) for count, total in zip(masks, self.total, strict=True)]
+        return shares if self.rewrites else [min(pair) for pair in zip(shares, masks, strict=True)]
+
+    def unfinished(self) -> list[int]:
+        if self.rewrites:
+            return [row for row, steps in enumerate(self.steps) if self.taken < steps]
+        return [row for row, left in enumerate(self.left) if left]
+
+    def advance(self, denoiser: Denoiser, rows: list[int]) -> Step:
+        """One step of these rows; the others stay as they are."""
+        view, tail = self._view(denoiser, rows), None
+        if self.may_end:
+            view, tail = self._end_texts(view, rows)
+        move = POLICIES[self.draw.config.unmasking](view)
+        ids, confidence = self._written(view, move)
+        opened = move.opened if tail is None else move.opened | tail
+        self._account(move, (ids == self.mask_id) & view.is_free, rows)
+        self.calls += len(view.seen)
+        self.step += 1
+        self.taken += 1
+        index = self._index(rows)
+        self.ids = self.ids.index_copy(0, index, ids)
+        full = torch.zeros_like(self.is_free).index_copy(0, index, opened)
+        return self._snapshot(full, torch.zeros(full.shape, device=full.device).index_copy(0, index, confidence))
+
+    def _snapshot(self, opened: Bool[Tensor, "b l"], confidence: Float[Tensor, "b l"]) -> Step:
+        return Step(self.step, self.num_sampling_steps, self.ids, opened, confidence, self.calls)
+
+    def _index(self, rows: list[int]) -> Int[Tensor, " rows"]:
+        return torch.tensor(rows, device=self.ids.device)
+
+    def _view(self, denoiser: Denoiser, rows: list[int]) -> View:
+        index = self._index(rows)
+        ids, inside, draw = self.ids[index], self.inside[index], self.draw.of_rows(index)
+        if self.draw.config.ends == "drawn" and not self.may_end:
+            draw = replace(draw, forbidden=(*draw.forbidden, draw.end_id))
+        left, steps = [self.left[row] for row in rows], [self.steps[row] for row in rows]
+        grid = self.draw.config.grid
+        return View(
+            denoiser, ids, is_free=inside, is_masked=inside & (ids == self.mask_id), draw=draw,
+            step=torch.tensor([self.own_steps[row] for row in rows], device=ids.device),
+            left=left, taken=self.taken, steps=steps,
+            count=[to_open(*pair, self.taken, grid) for pair in zip(left, steps, strict=True)],
+            written=[1 - self.remaining[row] / max(1, self.total[row]) for row in rows], rewrites=self.rewrites,
+        )  # fmt: skip
+
+    def _end_texts(self, view: View, rows: list[int]) -> tuple[View, Bool[Tensor, "b l"]]:
+        """Draw where the texts end, put end tokens from there on, and allow no others in the window.
+
+        Returns the view of what is left, and which positions got end tokens.
+        """
+        is_free = self.is_free[self._index(rows)] & (view.ids == self.mask_id)
+        tail = ended(view) & is_free
+        self.may_end = False
+        index = self._index(rows)
+        self.ids = self.ids.index_copy(0, index, torch.where(tail, view.draw.end_id, view.ids))
+        self.is_free = self.is_free.index_copy(0, index, self.is_free[index] & ~tail)
+        self.inside &= self.is_free
+        for row, gone, left in zip(rows, tail.sum(1).tolist(), self.inside[index].sum(1).tolist(), strict=True):
+            self.total[row] -= gone
+            self.remaining[row] -= gone
+            self.left[row], self.steps[row] = left, self.steps[row] if self.rewrites else min(self.steps[row], left)
+        following = self._view(view.denoiser, rows)
+        sight = view.sight.at(following.is_masked, sum(following.left))
+        following.draw.forbid(sight.logits, sight.place)
+        following.seen.append(sight)
+        return following, tail
+
+    def _written(self, view: View, move: Move) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
+        """The ids after the move, and the probability of each new token."""
+        ids, confidence = view.ids.clone(), torch.zeros(view.ids.shape, device=view.ids.device)
+        if move.remasked is not None:
+            ids.masked_fill_(move.remasked, self.mask_id)
+        count = None if move.count is None else sum(move.count)
+        if bool(move.opened.any()) if count is None else count:
+            sight = (view.seen[-1] if view.seen else view.look(move.opened, count)).at(move.opened, count)
+            token = view.tokens_at(sight)
+            ids.view(-1)[sight.place] = token
+            confidence.view(-1)[sight.place] = tokens.probability(sight.logits, token)
+        return ids, confidence
+
+    def _account(self, move: Move, is_masked: Bool[Tensor, "b l"], rows: list[int]) -> None:
+        """How many masks are left, asked from the device only where the move does not know."""
+        if move.count is None:
+            left = is_masked.sum(1).tolist()
+        else:
+            left = [self.left[row] - count for row, count in zip(rows, move.count, strict=True)]
+        for row, now in zip(rows, left, strict=True):
+            self.own_steps[row] += self.rewrites or self.left[row] > 0
+            self.remaining[row] += now - self.left[row]
+            self.left[row] = now
+
+
+def to_open(left: int, steps: int, taken: int, grid: str) -> int:
+    """How many of `left` masks to open at a step when `taken` of `steps` were taken: one at least, all at the last.
+
+    It depends on the row alone: one with fewer masks than steps opens one a step and is done early.
+    """
+    if taken + 1 >= steps:
+        return left
+    before, after = (masked_share(grid, (taken + ahead) / steps) for ahead in (0, 1))
+    return max(1, left - math.floor(left * after / before + 1e-9)) if left else 0
+
+
+def ended(view: View) -> Bool[Tensor, "b l"]:
+    """Which positions lie behind the drawn end of their text, in the window and after it.
+
+    A story that ends stays ended: what the model says of the end token at each position is the probability that the
+    text is over by there, and one uniform number for each row picks the place. At temperature 0 it is the median.
+    """
+    over = torch.zeros(view.ids.shape, device=view.ids.device)
+    over.view(-1)[view.sight.place] = tokens.probability_of(view.sight.logits, view.draw.end_id)
+    _, high, low, _ = view.draw.row_words(view.step)
+    uniform = draws.pair_to_unit(high, low) if view.draw.config.temperature else torch.full_like(high, 0.5)
+    return over.cummax(1).values > uniform[:, None]

@@ -1,0 +1,186 @@
+"""What logits say about a position, and one token drawn from them.
+
+Positions are chosen before tokens are drawn, so the mask is never a competitor in a draw. In a race with it in float32
+rare tokens come too seldom and samples look better than the model is.
+Source: Zheng et al., Masked diffusion models are secretly time-agnostic, 2024.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ddlm import draws
+from ddlm.diffusion import SamplingConfig
+
+CHUNK_BYTES = 4 << 20
+"""Logits that are looked at at a time: what lies between stays in a core's cache."""
+NUCLEUS_GUESS = 128
+"""Most nuclei are smaller than this; sorting a whole vocabulary takes twenty times as long as finding so many."""
+
+Measure = Callable[[Float[Tensor, "n v"]], Float[Tensor, " n"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """How tokens are drawn, and whose draws they are.
+
+    sample: each row's sample number: with the seed it fixes the text, whatever else is in the batch.
+    end_id: the token that ends a text. forbidden: ids that can't come out.
+    first_position: of each row, how much of the text lies before the canvas: draws are keyed by the place in the text.
+    starts_word, word_starts: positions whose token must be one of the ids that are True in `word_starts`.
+    """
+
+    config: SamplingConfig
+    seed: int
+    sample: Int[Tensor, " b"]
+    end_id: int
+    forbidden: tuple[int, ...] = ()
+    first_position: Int[Tensor, " b"] | None = None
+    starts_word: Bool[Tensor, "b l"] | None = None
+    word_starts: Bool[Tensor, " v"] | None = None
+
+    def of_rows(self, index: Int[Tensor, " n"]) -> "Draw":
+        own = {name: getattr(self, name) for name in ("sample", "first_position", "starts_word")}
+        return replace(self, **{name: None if value is None else value[index] for name, value in own.items()})
+
+    def words(
+        self, step: Int[Tensor, " b"], row: Int[Tensor, "*n"], position: Int[Tensor, "*n"]
+    ) -> list[Float[Tensor, "*n"]]:
+        """The four words of places of the canvas, as float64. step: each row's own."""
+        if self.first_position is not None:
+            position = position + self.first_position[row]
+        return self._words(self.sample[row], step[row], position)
+
+    def row_words(self, step: Int[Tensor, " b"]) -> list[Float[Tensor, " b"]]:
+        """Four words for each row."""
+        return self._words(self.sample, step, torch.full_like(step, draws.WHOLE_ROW))
+
+    def _words(self, sample: Tensor, step: Tensor, position: Tensor) -> list[Tensor]:
+        """On a CPU by numpy, which is five times as fast."""
+        at = (sample, step, position, torch.zeros_like(position))
+        if position.device.type != "cpu":
+            return [word.double() for word in draws.words(self.seed, *at)]
+        return [torch.from_numpy(word).double() for word in draws.words(self.seed, *(value.numpy() for value in at))]
+
+    def forbid(self, logits: Float[Tensor, "n v"], place: Int[Tensor, " n"]) -> None:
+        """In place: what can't come out gets -inf. place: row · l + position of each row of logits."""
+        for token in self.forbidden:
+            logits[:, token] = -math.inf
+        if self.starts_word is not None and self.word_starts is not None:
+            logits.masked_fill_(self.starts_word.flatten()[place][:, None] & ~self.word_starts, -math.inf)
+
+
+def temperature_at(config: SamplingConfig, written: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """written: the share of the text that is written already, 0 … 1."""
+    if config.final_temperature is None:
+        return torch.full_like(written, config.temperature)
+    progress = (1 - torch.cos(math.pi * written)) / 2 if config.temperature_schedule == "cosine" else written
+    return config.temperature + (config.final_temperature - config.temperature) * progress
+
+
+def in_chunks(measure: Measure, logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    rows = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
+    return torch.cat([measure(part) for part in logits.split(rows)]) if len(logits) else logits.new_zeros(0)
+
+
+def log_odds(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """log(p / (1 - p)) of the most likely token, at most 100: it orders like p, and ends in no tie where p nears 1."""
+    weight, is_best = _weights(logits)
+    others = weight.masked_fill(is_best, 0).sum(-1) + (is_best.sum(-1) - 1)
+    return -others.log().clamp(min=-100)
+
+
+def margin(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """The probability of the most likely token less that of the next."""
+    weight, is_best = _weights(logits)
+    second = weight.masked_fill(is_best, 0).amax(-1).where(is_best.sum(-1) == 1, 1.0)
+    return (1 - second) / weight.sum(-1)
+
+
+def entropy(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+    """In nats."""
+    weight, _ = _weights(logits)
+    total = weight.sum(-1)
+    return total.log() - torch.special.xlogy(weight, weight).sum(-1) / total
+
+
+def _weights(logits: Float[Tensor, "n v"]) -> tuple[Tensor, Tensor]:
+    """Probabilities as shares of the largest one, and which are that one."""
+    weight = (logits - logits.amax(-1, keepdim=True)).exp_()
+    return weight, weight == 1
+
+
+def wants(logits: Float[Tensor, "n v"], token: int) -> Tensor:
+    """bool[n]: whether no token is more likely than this one."""
+    return logits[:, token] >= logits.amax(-1)
+
+
+def probability(logits: Float[Tensor, "n v"], token: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Of a token of each row, at temperature 1 and unfiltered."""
+    return torch.softmax(logits, dim=-1).gather(-1, token[:, None])[:, 0]
+
+
+def probability_of(logits: Float[Tensor, "n v"], token: int) -> Float[Tensor, " n"]:
+    return in_chunks(lambda part: (part[:, token] - part.logsumexp(-1)).exp(), logits)
+
+
+def draw_tokens(
+    logits: Float[Tensor, "n v"],
+    uniform: Float[Tensor, " n"],
+    temperature: Float[Tensor, " n"],
+    config: SamplingConfig,
+) -> Int[Tensor, " n"]:
+    """One token a row, by inverting the cumulative distribution of what the filters leave, in float64.
+
+    uniform: float64 in (0, 1). In the order of ids, so that two nearly equal tokens that swap ranks change nothing.
+    """
+    if config.temperature == 0:
+        return logits.argmax(-1)
+    scaled = keep_likely(logits.double() / temperature[:, None], config)
+    reached = scaled.softmax(-1).cumsum(-1)
+    return torch.searchsorted(reached, uniform[:, None] * reached[:, -1:])[:, 0]
+
+
+def keep_likely(scaled: Float[Tensor, "n v"], config: SamplingConfig) -> Float[Tensor, "n v"]:
+    """Top-k, then nucleus: the most likely tokens until `top_p` is reached; the rest gets -inf.
+
+    Source: Holtzman et al., 2020. What ties with the last that is kept is kept too: equal tokens fare alike.
+    """
+    if config.top_k is not None and config.top_k < scaled.shape[-1]:
+        scaled = at_least(scaled, scaled.topk(config.top_k).values[:, -1:])
+    if config.top_p < 1:
+        scaled = at_least(scaled, nucleus_edge(scaled, config.top_p))
+    return scaled
+
+
+def at_least(scaled: Float[Tensor, "n v"], edge: Float[Tensor, "n 1"]) -> Float[Tensor, "n v"]:
+    return scaled.masked_fill(scaled < edge, -math.inf)
+
+
+def nucleus_edge(scaled: Float[Tensor, "n v"], top_p: float) -> Float[Tensor, "n 1"]:
+    """The least likely token that the nucleus needs."""
+    normal = scaled.logsumexp(-1, keepdim=True)
+    for ordered in _largest_first(scaled):
+        reached = (ordered - normal).exp().cumsum(-1) >= top_p
+        if ordered.is_cuda or ordered.shape[-1] == scaled.shape[-1] or bool(reached[:, -1].all()):
+            break
+    needed = (~reached).sum(-1, keepdim=True).clamp(max=ordered.shape[-1] - 1)
+    return ordered.gather(-1, needed)
+
+
+def _largest_first(scaled: Float[Tensor, "n v"]) -> Iterator[Tensor]:
+    """On a CPU some of them at first; a GPU sorts all in no time, and would have to be asked whether some were enough."""
+    if not scaled.is_cuda and NUCLEUS_GUESS < scaled.shape[-1]:
+        yield scaled.topk(NUCLEUS_GUESS).values
+    yield scaled.sort(dim=-1, descending=True).values
+
+
+def penalise(
+    logits: Float[Tensor, "n v"], is_used: Tensor, penalty: float
+) -> Float[Tensor, "n v"]:
+    """Make tokens that the text has already less likely. is_used: bool[n, v]. Source: Keskar et al., CTRL, 2019."""
+    return torch.where(is_used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
