@@ -74,6 +74,11 @@ class ModelConfig(Section):
         return self
 
     @property
+    def visible_block(self) -> int | None:
+        """Positions see the whole of their own block of this size and of those before it; None: they see all."""
+        return {"bidirectional": None, "causal": 1, "block_causal": self.block_size}[self.attention]
+
+    @property
     def head_dim(self) -> int:
         return self.d_model // self.num_heads
 

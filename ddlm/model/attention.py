@@ -1,5 +1,6 @@
 """Multi-head self-attention with rotary positions and normalised queries and keys; and what a position may see."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, no_type_check
 
@@ -86,14 +87,12 @@ def make_mask(config: ModelConfig, ids: Int[Tensor, "b l"], segments: Int[Tensor
     """Blocks on CUDA, where FlexAttention skips what nobody sees; elsewhere a table."""
     if config.attention == "bidirectional" and segments is None:
         return None
-    block = {"bidirectional": ids.shape[1], "causal": 1, "block_causal": config.block_size}[config.attention]
-    assert block
     make = block_mask if ids.is_cuda else dense_mask
-    return make(block, torch.zeros_like(ids) if segments is None else segments)
+    return make(config.visible_block or ids.shape[1], torch.zeros_like(ids) if segments is None else segments)
 
 
 def attend(
-    queries: Float[Tensor, "b h l d"], keys: Float[Tensor, "b h l d"], values: Float[Tensor, "b h l d"], mask: Mask
+    queries: Float[Tensor, "b h l d"], keys: Float[Tensor, "b h k d"], values: Float[Tensor, "b h k d"], mask: Mask
 ) -> Float[Tensor, "b h l d"]:
     """Softmax attention by the kernel that is fastest for the place.
 
@@ -112,8 +111,8 @@ def attend(
 
 def explicit_attention(
     queries: Float[Tensor, "b h l d"],
-    keys: Float[Tensor, "b h l d"],
-    values: Float[Tensor, "b h l d"],
+    keys: Float[Tensor, "b h k d"],
+    values: Float[Tensor, "b h k d"],
     mask: Tensor | None,
 ) -> Float[Tensor, "b h l d"]:
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
@@ -132,6 +131,24 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention)
 
 
+@dataclass(frozen=True, eq=False)
+class Past:
+    """A layer's keys and values of a whole canvas, of which one call computes a part.
+
+    span: where that part lies; its keys and values replace those that were kept. end: how far it sees.
+    """
+
+    kept: Float[Tensor, "2 b h l d"]
+    span: slice
+    end: int
+
+    def joined(self, keys: Float[Tensor, "b h n d"], values: Float[Tensor, "b h n d"]) -> Float[Tensor, "2 b h k d"]:
+        """All keys and values that the part sees."""
+        self.kept[0, :, :, self.span] = keys
+        self.kept[1, :, :, self.span] = values
+        return self.kept[:, :, :, : self.end]
+
+
 class Attention(nn.Module):
     """Normalised queries and keys keep the scores bounded. Source: Henry et al., 2020."""
 
@@ -146,11 +163,18 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_dim)
 
     def forward(
-        self, x: Float[Tensor, "b l d"], table: Float[Tensor, "2 l half"], mask: Mask = None
+        self,
+        x: Float[Tensor, "b l d"],
+        table: Float[Tensor, "2 l half"],
+        mask: Mask = None,
+        past: Past | None = None,
     ) -> Float[Tensor, "b l d"]:
         queries = rotate(self.query_norm(self._split(self.query(x))), table)
         keys = rotate(self.key_norm(self._split(self.key(x))), table)
-        mixed = attend(queries, keys, self._split(self.value(x)), mask)
+        values = self._split(self.value(x))
+        if past is not None:
+            keys, values = past.joined(keys, values)
+        mixed = attend(queries, keys, values, mask)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b h l head_dim"]:

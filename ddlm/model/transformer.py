@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ddlm.model import TIME_DIM, ModelConfig
-from ddlm.model.attention import Attention, Mask, RMSNorm, make_mask, rotary_table, segments_of, starts_of
+from ddlm.model.attention import Attention, Mask, Past, RMSNorm, make_mask, rotary_table, segments_of, starts_of
 
 
 class FeedForward(nn.Module):
@@ -82,9 +82,10 @@ class Block(nn.Module):
         table: Float[Tensor, "2 l half"],
         mask: Mask = None,
         time: Float[Tensor, "b features"] | None = None,
+        past: Past | None = None,
     ) -> Float[Tensor, "b l d"]:
         first, second = (None, None) if time is None else self._modulations(time, x)
-        seen = modulated(lambda y: self.attention(y, table, mask), self.attention_norm(x), first)
+        seen = modulated(lambda y: self.attention(y, table, mask, past), self.attention_norm(x), first)
         x = x + self.dropout(seen)
         return x + self.dropout(modulated(self.feed_forward, self.feed_forward_norm(x), second))  # type: ignore[no-any-return]
 
@@ -142,18 +143,20 @@ class Denoiser(nn.Module):
         """Logits in float32 over the vocabulary without the mask."""
         return self.logits(self.hidden(ids, segments))
 
+    def at(self, ids: Int[Tensor, "b l"], wanted: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
+        """The logits at the wanted positions alone, row by row: what a sampler asks for."""
+        return self.logits(self.hidden(ids)[wanted])
+
     def hidden(self, ids: Int[Tensor, "b l"], segments: Int[Tensor, "b l"] | None = None) -> Float[Tensor, "b l d"]:
         """The stream before the head. Segments, numbered along the row, do not see each other.
 
         With a segment mask they are found in the ids. A masked end token hides its border too: told apart by the clean
         row, stories would give away their lengths.
-        `start` marks the first position of each. Rotary positions are relative: without it a canvas of masks looks the
-        same everywhere, and the model could not know where a story begins or how far it has come.
         """
         if segments is None and self.config.segment_mask:
             segments = segments_of(ids, self.end_id)
         is_start = starts_of(torch.zeros_like(ids[:1]) if segments is None else segments)
-        x = self.embedding(ids) + is_start[..., None] * self.start
+        x = self.embed(ids, is_start)
         mask = make_mask(self.config, ids, segments)
         time = self.time((ids == self.vocab_size).float().mean(1)) if self.config.time_conditioning else None
         inputs = (self.rotary[:, : ids.shape[1]], mask, time)
@@ -161,6 +164,14 @@ class Denoiser(nn.Module):
             recompute = self.checkpointing and self.training
             x = checkpoint(block, x, *inputs, use_reentrant=False) if recompute else block(x, *inputs)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def embed(self, ids: Int[Tensor, "b l"], is_start: Bool[Tensor, "one_or_b l"]) -> Float[Tensor, "b l d"]:
+        """What enters the first block. `start` marks the first position of each segment.
+
+        Rotary positions are relative: without it a canvas of masks looks the same everywhere, and the model could not
+        know where a story begins or how far it has come.
+        """
+        return self.embedding(ids) + is_start[..., None] * self.start  # type: ignore[no-any-return]
 
     def logits(self, hidden: Float[Tensor, "*axes d"]) -> Float[Tensor, "*axes v"]:
         """The head alone: training calls it at masked positions only."""
