@@ -21,6 +21,9 @@ from ddlm.config import Section, UserError
 
 END, UNKNOWN, MASK = "<|endoftext|>", "<|unk|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END_OF_TURN = CHAT_TAGS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+SPACE_SIGN = "Ġ"
+"""How a byte-level vocabulary writes a space."""
 CHAT_REQUEST = "Write a short story."
 TOKENIZER_FILE = "tokenizer.json"
 PRETRAINED_FILES = (TOKENIZER_FILE, "vocab.json", "merges.txt")
@@ -60,6 +63,8 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder().values()
         self._specials = {token.content for token in added if token.special}
         self._alphabet = self._closed_alphabet()
+        self.stop_ids = (self.end_id, self._id(END_OF_TURN)) if self.chat else (self.end_id,)
+        self.unwritable_ids = self._unwritable_ids()
 
     @classmethod
     def load(cls, folder: Path | str) -> "Tokenizer":
@@ -109,6 +114,22 @@ class Tokenizer:
     def encode_story(self, text: str) -> list[int]:
         return self.encode_stories([text])[0]
 
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+        """Ids of a conversation up to where the assistant begins to speak. turns: (role, text).
+
+        Raises: UserError when the tokenizer has no chat tags or a role is none of system, user and assistant.
+        """
+        if not self.chat:
+            raise UserError("chat: this model knows no chat tags; train one with tokenizer.chat=true")
+        end_of_turn, newline = self._id(END_OF_TURN), self.encode("\n")
+        ids: list[int] = []
+        for role, text in turns:
+            if role not in ROLES:
+                raise UserError(f"chat: role {role!r}; wanted one of {', '.join(ROLES)}")
+            ids += [self._id(ROLES[role]), *self.encode(f"\n{text}\n")]
+            ids += [end_of_turn, *newline] if role == "assistant" else []
+        return [*ids, self._id(ASSISTANT), *newline]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; special tokens are dropped."""
         return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
@@ -118,6 +139,11 @@ class Tokenizer:
         tokens = [self.backend.id_to_token(i) or "" for i in range(self.vocab_size)]
         texts = tokens if self.kind == "bpe" else [token.encode() for token in tokens]  # byte level: a character a byte
         return [0 if token in self._specials else len(text) for token, text in zip(tokens, texts, strict=True)]
+
+    def word_starts(self) -> list[bool]:
+        """For each id below `vocab_size`, whether its text begins with a space."""
+        space = SPACE_SIGN if self.kind == "bpe" else " "
+        return [(self.backend.id_to_token(i) or "").startswith(space) for i in range(self.vocab_size)]
 
     def require_encodable(self, texts: Iterable[str]) -> None:
         """Raises: UserError naming the characters that can't be encoded."""
@@ -137,6 +163,11 @@ class Tokenizer:
         id_ = self.backend.token_to_id(token)
         assert id_ is not None
         return id_
+
+    def _unwritable_ids(self) -> tuple[int, ...]:
+        """Special ids that no text may contain: all but those that end one. The mask's is no id of the head's."""
+        special = (self.backend.token_to_id(token) for token in self._specials)
+        return tuple(sorted(i for i in special if i is not None and i != self.mask_id and i not in self.stop_ids))
 
     def _closed_alphabet(self) -> frozenset[str] | None:
         if self.kind == "bpe" or self.backend.token_to_id(UNKNOWN) is not None:

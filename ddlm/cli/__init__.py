@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ddlm import __version__
-from ddlm.cli import machine, models, runs
+from ddlm.cli import machine, models, runs, writing
 from ddlm.config import UserError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Small discrete diffusion language models: train, judge honestly, watch denoising, put on a Jetson.",
     epilog="First run: [bold]ddlm run configs/quick.toml[/bold]",
 )
-for part in (runs, models, machine):
+for part in (runs, writing, models, machine):
     part.add_to(app)
 
 STORAGE_FAULTS = {

@@ -1,32 +1,55 @@
-"""The terminal view of a denoising."""
+"""Denoising in the terminal."""
 
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ddlm.diffusion.sampler import Observer, Step
-from ddlm.generation import DiffusionPipeline, Frame
+from ddlm.generation import Frame
 
 STYLES = {"prompt": "bold", "shown": "", "new": "bold cyan", "masked": "dim"}
+Observer = Callable[[Frame], None]
 
 
 @contextmanager
-def watching(pipeline: DiffusionPipeline, prompt: str) -> Iterator[Observer]:
-    """Shows the first sample on stderr while it is written."""
-    fixed = len(pipeline.tokenizer.encode(prompt))
-    with Live(console=Console(stderr=True), transient=True, refresh_per_second=20) as live:
+def observing(watch: bool) -> Iterator[Observer | None]:
+    """On stderr, so that stdout holds the text alone: the text in the making, a bar, or, where nobody looks, nothing.
 
-        def observe(step: Step) -> None:
-            live.update(styled(pipeline.frame(step, fixed)))
+    Watched where stderr is no terminal, every step is a plain line.
+    """
+    console = Console(stderr=True)
+    if watch and not (console.is_terminal and sys.stdout.isatty()):
+        yield say
+    elif watch:
+        with Live(console=console, transient=True, auto_refresh=False, vertical_overflow="visible") as live:
+            started = time.perf_counter()
+            yield lambda frame: live.update(styled(frame, time.perf_counter() - started), refresh=True)
+    elif console.is_terminal:
+        columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda frame: bar.update(task, total=frame.num_sampling_steps, completed=frame.step)
+    else:
+        yield None
 
-        yield observe
+
+def say(frame: Frame) -> None:
+    text = " ".join("".join(span.text for span in frame.spans).split())
+    sys.stderr.write(f"step {frame.step}/{frame.num_sampling_steps} {text}\n")
 
 
-def styled(frame: Frame) -> Text:
-    text = Text(f"step {frame.step} / {frame.num_sampling_steps}\n\n", style="dim")
+def styled(frame: Frame, elapsed_s: float) -> Text:
+    """The head says the step, how much is unmasked, and steps a second."""
+    shown = sum(len(span.text) for span in frame.spans if span.state in ("shown", "new"))
+    share = shown / max(1, shown + frame.masked)
+    rate = frame.step / elapsed_s if elapsed_s > 0 else 0.0
+    head = f"step {frame.step} / {frame.num_sampling_steps} · {share:.0%} of the text · {rate:.1f} steps/s\n\n"
+    text = Text(head, style="dim")
     for span in frame.spans:
         text.append(span.text, style=STYLES[span.state])
     return text

@@ -86,7 +86,7 @@ class SamplingConfig(Section):
     grid: Literal["linear", "cosine"] = "linear"
     """How the number of masks falls over the steps: evenly, or slowly at first (Shi et al., MD4, 2024)."""
     block_size: int | None = Field(default=None, ge=1)
-    """Write blocks of so many positions from left to right, each by the policy; the whole canvas at once when absent."""
+    """Write blocks of so many positions from left to right, each by the policy; absent: the whole canvas at once."""
     cache: Literal["exact", "approximate", "off"] = "exact"
     """With blocks: reuse keys and values of other blocks. `exact` does where it changes nothing, which is in
     block-causal models; `approximate` everywhere (Wu et al., Fast-dLLM, 2025: the prefix and suffix of a block are
@@ -116,9 +116,8 @@ class SamplingConfig(Section):
     def _parameters_belong_to_the_policy(self) -> "SamplingConfig":
         for parameter, owners in SAMPLING_PARAMETERS.items():
             if getattr(self, parameter) is not None and self.unmasking not in owners:
-                raise ValueError(
-                    f"{parameter} is for unmasking {' or '.join(owners)}, and unmasking is {self.unmasking}; leave it out"
-                )
+                wanted = " or ".join(owners)
+                raise ValueError(f"{parameter} is for unmasking {wanted}, and that is {self.unmasking}; leave it out")
         if self.final_temperature is not None and self.temperature == 0:
             raise ValueError("final_temperature has no effect from temperature 0; leave it out or start above 0")
         return self

@@ -78,8 +78,9 @@ class Canvas:
     With the account a step is prepared without asking the device: where a policy opens as many as the grid says,
     nothing has to come back.
 
-    own_steps: the steps that each row took, which key its draws. total, remaining: of each row, the positions that it fills and those that are left of them, over the whole canvas.
-    inside, left, steps, taken: of the window that is being written; see View.
+    own_steps: the steps that each row took, which key its draws. total, remaining: of each row, the positions that it
+    fills and those that are left of them, over the whole canvas. inside, left, steps, taken: of the window that is
+    being written; see View.
     """
 
     def __init__(

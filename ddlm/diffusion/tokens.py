@@ -44,8 +44,9 @@ class Draw:
     word_starts: Bool[Tensor, " v"] | None = None
 
     def of_rows(self, index: Int[Tensor, " n"]) -> "Draw":
-        own = {name: getattr(self, name) for name in ("sample", "first_position", "starts_word")}
-        return replace(self, **{name: None if value is None else value[index] for name, value in own.items()})
+        first = None if self.first_position is None else self.first_position[index]
+        starts = None if self.starts_word is None else self.starts_word[index]
+        return replace(self, sample=self.sample[index], first_position=first, starts_word=starts)
 
     def words(
         self, step: Int[Tensor, " b"], row: Int[Tensor, "*n"], position: Int[Tensor, "*n"]
@@ -84,7 +85,7 @@ def temperature_at(config: SamplingConfig, written: Float[Tensor, "*n"]) -> Floa
 
 def in_chunks(measure: Measure, logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
     rows = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
-    return torch.cat([measure(part) for part in logits.split(rows)]) if len(logits) else logits.new_zeros(0)
+    return torch.cat([measure(part) for part in torch.split(logits, rows)]) if len(logits) else logits.new_zeros(0)
 
 
 def log_odds(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
@@ -97,7 +98,7 @@ def log_odds(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
 def margin(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
     """The probability of the most likely token less that of the next."""
     weight, is_best = _weights(logits)
-    second = weight.masked_fill(is_best, 0).amax(-1).where(is_best.sum(-1) == 1, 1.0)
+    second = weight.masked_fill(is_best, 0).amax(-1).masked_fill(is_best.sum(-1) > 1, 1)
     return (1 - second) / weight.sum(-1)
 
 
@@ -105,7 +106,7 @@ def entropy(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
     """In nats."""
     weight, _ = _weights(logits)
     total = weight.sum(-1)
-    return total.log() - torch.special.xlogy(weight, weight).sum(-1) / total
+    return total.log() - torch.xlogy(weight, weight).sum(-1) / total
 
 
 def _weights(logits: Float[Tensor, "n v"]) -> tuple[Tensor, Tensor]:
@@ -173,14 +174,12 @@ def nucleus_edge(scaled: Float[Tensor, "n v"], top_p: float) -> Float[Tensor, "n
 
 
 def _largest_first(scaled: Float[Tensor, "n v"]) -> Iterator[Tensor]:
-    """On a CPU some of them at first; a GPU sorts all in no time, and would have to be asked whether some were enough."""
-    if not scaled.is_cuda and NUCLEUS_GUESS < scaled.shape[-1]:
+    """On a CPU some of them at first. A GPU sorts all at once, and would have to be asked whether some were enough."""
+    if not scaled.is_cuda and scaled.shape[-1] > NUCLEUS_GUESS:
         yield scaled.topk(NUCLEUS_GUESS).values
     yield scaled.sort(dim=-1, descending=True).values
 
 
-def penalise(
-    logits: Float[Tensor, "n v"], is_used: Tensor, penalty: float
-) -> Float[Tensor, "n v"]:
+def penalise(logits: Float[Tensor, "n v"], is_used: Tensor, penalty: float) -> Float[Tensor, "n v"]:
     """Make tokens that the text has already less likely. is_used: bool[n, v]. Source: Keskar et al., CTRL, 2019."""
     return torch.where(is_used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)

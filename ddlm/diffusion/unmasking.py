@@ -65,9 +65,10 @@ class View:
     """What a policy may look at before a step.
 
     is_free: positions of the window that were masked at first, whatever is there now. is_masked: those still masked.
-    step: how many steps each row has taken. left, steps: of each row, the masks that are left and the steps that the window may take. taken: those it took.
-    count: how many the grid would open. written: the share of the row that is written, over the whole canvas.
-    rewrites: whether written positions are in question too. seen: what the network was asked for.
+    step: how many steps each row has taken. left, steps: of each row, the masks that are left and the steps that the
+    window may take. taken: those it took. count: how many masks the grid would open. written: the share of the row
+    that is written, over the whole canvas. rewrites: whether written positions are in question too. seen: what the
+    network was asked for.
     """
 
     denoiser: Denoiser

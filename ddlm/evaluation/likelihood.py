@@ -8,18 +8,15 @@ but free would leak the story's length.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ddlm.data.packing import Rows
-
-Denoiser = Callable[[Tensor], Tensor]
-"""ids int64[b, l], masks among them, to logits float32[b, l, v]."""
+from ddlm.diffusion.bound import Network, any_order_estimate, exact_k_masks, guess_masked
 
 MIN_S3_MASKS = 64
 """S3's protocol passes over a small set several times, so that its mean never rests on a handful of masks."""
@@ -57,18 +54,9 @@ class ProtocolScore:
     accuracy: float
 
 
-@dataclass(frozen=True, eq=False)
-class Guess:
-    """What a denoiser made of masked positions: -log p of the true token (0 where visible), and whether it was the
-    most likely one (False where visible). Both [b, l]."""
-
-    nats: Tensor
-    is_hit: Tensor
-
-
 @torch.no_grad()
 def bound(
-    denoiser: Denoiser,
+    denoiser: Network,
     rows: Rows,
     *,
     mask_id: int,
@@ -100,7 +88,7 @@ def bound(
 
 @torch.no_grad()
 def s3_protocol(
-    denoiser: Denoiser,
+    denoiser: Network,
     rows: Rows,
     *,
     mask_id: int,
@@ -127,34 +115,11 @@ def s3_protocol(
     return ProtocolScore(loss=nats / masked, accuracy=hits / masked)
 
 
-def guess_masked(denoiser: Denoiser, x_0: Tensor, is_masked: Tensor, mask_id: int) -> Guess:
-    """Hide the masked positions, call the denoiser once, and look only at what it says there."""
-    logits = denoiser(torch.where(is_masked, mask_id, x_0))[is_masked]
-    targets = x_0[is_masked]
-    nats = torch.zeros(x_0.shape, dtype=torch.float64, device=x_0.device)
-    nats[is_masked] = F.cross_entropy(logits, targets, reduction="none").double()
-    is_hit = torch.zeros_like(is_masked)
-    is_hit[is_masked] = logits.argmax(-1) == targets
-    return Guess(nats, is_hit)
-
-
-def any_order_estimate(nats: Tensor, is_masked: Tensor) -> Tensor:
-    """[b], unbiased for the any-order bound of each row when the number of masks is uniform over 1 … l."""
-    return nats.sum(1) * is_masked.shape[1] / is_masked.sum(1)
-
-
 def replicated_masks(seed: int, row: int, masks_per_row: int, seq_len: int) -> np.ndarray:
     """bool[masks_per_row, seq_len]: two independent replicates, one after the other."""
     assert masks_per_row % 2 == 0, masks_per_row
     rng = np.random.default_rng((seed, _BOUND_DRAWS, row))
     return np.concatenate([exact_k_masks(rng, masks_per_row // 2, seq_len) for _ in range(2)])
-
-
-def exact_k_masks(rng: np.random.Generator, count: int, seq_len: int) -> np.ndarray:
-    """bool[count, seq_len]: sizes stratified over 1 … seq_len, so that their mixture is uniform; places uniform."""
-    sizes = np.floor((np.arange(count) + rng.random(count)) / count * seq_len) + 1
-    places = rng.random((count, seq_len)).argsort(axis=1).argsort(axis=1)
-    return np.asarray(places < sizes[:, None])
 
 
 def is_text_position(rows: Rows) -> np.ndarray:

@@ -27,8 +27,6 @@ from ddlm.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-SAMPLES_AT_ONCE = 32
-
 
 @dataclass(frozen=True)
 class Written:
@@ -92,9 +90,8 @@ def evaluate(
     scored = stories[: evaluation.stories]
     rows, story = rows_from_texts(pipeline.tokenizer, scored, pipeline.seq_len, layout)
     bound, protocols = _score_likelihood(pipeline, rows, story, evaluation, seed)
-    free = [
-        Written(sample, sample.text) for sample in _generate(pipeline, [""] * evaluation.num_samples, sampling, seed)
-    ]
+    made = pipeline.generate(num_samples=evaluation.num_samples, sampling=sampling, seed=seed)
+    free = [Written(sample, sample.text) for sample in made.samples]
     continued = _continue_stories(pipeline, stories, evaluation, sampling, seed)
     samples = [written.sample.text for written in free]
     copying, copied = (
@@ -189,15 +186,6 @@ def _score_likelihood(
     return bound, {"S3": asdict(likelihood.s3_protocol(pipeline.model, rows, **common))}
 
 
-def _generate(pipeline: DiffusionPipeline, prompts: Sequence[str], sampling: SamplingConfig, seed: int) -> list[Sample]:
-    """One text a prompt, in batches of bounded memory; each batch has a seed of its own, which its samples name."""
-    samples: list[Sample] = []
-    for batch, start in enumerate(range(0, len(prompts), SAMPLES_AT_ONCE)):
-        at_once = prompts[start : start + SAMPLES_AT_ONCE]
-        samples += pipeline.generate_batch(at_once, sampling=sampling, seed=seed + batch).samples
-    return samples
-
-
 def _continue_stories(
     pipeline: DiffusionPipeline,
     stories: Sequence[str],
@@ -211,7 +199,7 @@ def _continue_stories(
     encoded = ((prompt, rest, tokenizer.encode(prompt)) for prompt, rest in begun if prompt)
     fitting = list(islice((item for item in encoded if len(item[2]) < pipeline.seq_len), evaluation.num_continuations))
     cut_character = "\N{REPLACEMENT CHARACTER}"  # the row may end between the bytes of one
-    samples = _generate(pipeline, [prompt for prompt, _, _ in fitting], sampling, seed)
+    samples = pipeline.generate_batch([prompt for prompt, _, _ in fitting], sampling=sampling, seed=seed).samples
     return [
         Written(
             sample,
@@ -254,7 +242,7 @@ def _lengths(samples: Sequence[Sample], stories: Sequence[str], tokenizer: Token
 
 def _sample(sample: Sample) -> dict[str, Any]:
     """Without its token ids, which stand in samples.jsonl."""
-    return {"text": sample.text, "prompt": sample.prompt, "seed": sample.seed}
+    return {"text": sample.text, "prompt": sample.prompt, "seed": sample.seed, "number": sample.number}
 
 
 def _line(written: Written) -> dict[str, Any]:

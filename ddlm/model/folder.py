@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from safetensors import SafetensorError
@@ -13,8 +13,9 @@ from ddlm.config import Section, UserError, parse
 from ddlm.model import ModelConfig
 from ddlm.model.transformer import Denoiser
 
-FORMAT_VERSION = 2
-"""2: activation, soft cap, time and attention are in the architecture. Folders of version 1 have their defaults."""
+FORMAT_VERSION = 3
+"""2: activation, soft cap, time and attention are in the architecture. 3: the rows' layout. Older folders have the
+defaults of what they lack."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
@@ -29,13 +30,17 @@ class ModelFolder(Section):
     seq_len: int = Field(ge=1)
     end_id: int = Field(ge=0)
     mask_id: int = Field(ge=2)
+    layout: Literal["story", "packed"] = "story"
+    """Of the rows that it was trained on: behind a story's end its row is full of end tokens, or of other stories."""
     architecture: ModelConfig
     objective: dict[str, Any]
 
     @classmethod
-    def of(cls, model: Denoiser, *, end_id: int, objective: dict[str, Any]) -> "ModelFolder":
+    def of(
+        cls, model: Denoiser, *, end_id: int, objective: dict[str, Any], layout: Literal["story", "packed"] = "story"
+    ) -> "ModelFolder":
         return cls(
-            vocab_size=model.vocab_size, seq_len=model.seq_len, end_id=end_id, mask_id=model.vocab_size,
+            vocab_size=model.vocab_size, seq_len=model.seq_len, end_id=end_id, mask_id=model.vocab_size, layout=layout,
             architecture=model.config, objective=objective,
         )  # fmt: skip
 

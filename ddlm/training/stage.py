@@ -84,7 +84,7 @@ def build(
     job = Job(inputs["tokenizer"], inputs["shards"], workspace.scratch, seed, model, objective, training)
     with joined(pick_device(training.device), training.processes, follow, job) as ranks:
         state, weights = train(job, ranks, workspace.run)
-    _write(workspace.output, state, weights, Tokenizer.load(job.tokenizer_folder), objective)
+    _write(workspace.output, job, state, weights)
 
 
 def follow(index: int, port: int, job: Job) -> None:
@@ -208,13 +208,15 @@ def shipped(state: TrainState, training: TrainingConfig, scratch: Path) -> Mappi
     return tensors.get("ema", tensors["model"])
 
 
-def _write(
-    folder: Path, state: TrainState, weights: Mapping[str, Tensor], tokenizer: Tokenizer, objective: ObjectiveConfig
-) -> None:
+def _write(folder: Path, job: Job, state: TrainState, weights: Mapping[str, Tensor]) -> None:
     tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tokenizer = Tokenizer.load(job.tokenizer_folder)
     tokenizer.save(folder)
-    ModelFolder.of(state.model, end_id=tokenizer.end_id, objective=objective.model_dump(mode="json")).write(folder)
+    ModelFolder.of(
+        state.model, end_id=tokenizer.end_id, objective=job.objective.model_dump(mode="json"),
+        layout=read_manifest(job.shards_folder)["layout"],
+    ).write(folder)  # fmt: skip
     with (folder / "curve.csv").open("w", newline="") as handle:
         writer = csv.DictWriter(handle, ("step", *CURVE), extrasaction="ignore", restval="")
         writer.writeheader()

@@ -1,0 +1,197 @@
+"""Commands that write text: generate, infill, chat."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddlm.config import UserError, parse, parse_override
+from ddlm.diffusion import SamplingConfig
+
+if TYPE_CHECKING:
+    from ddlm.generation import DiffusionPipeline, Generation
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder, an experiment's name, or a hub id.", show_default=False)
+]
+PromptArgument = Annotated[str, typer.Argument(metavar="[PROMPT]", help="How the text begins.", show_default=False)]
+SamplesOption = Annotated[int, typer.Option("--samples", help="How many texts.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Sampler steps, at most.")]
+UnmaskingOption = Annotated[
+    str | None,
+    typer.Option("--unmasking", help="Which words come first: confidence, margin, random, threshold and others."),
+]
+TemperatureOption = Annotated[float | None, typer.Option(help="0 takes the most likely tokens.")]
+TopPOption = Annotated[float | None, typer.Option("--top-p", help="Draw from the likeliest tokens of this mass.")]
+TopKOption = Annotated[int | None, typer.Option("--top-k", help="The so many most likely tokens.")]
+SeedOption = Annotated[int, typer.Option(help="The same seed writes the same text.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="float32: a seed's text is the same everywhere; bfloat16; auto: the faster one here.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="sampling.KEY=VALUE", help="Any other key of [sampling].")
+]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Show the denoising in the terminal.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (generate, infill, chat):
+        app.command()(command)
+
+
+def generate(
+    model: ModelArgument,
+    prompt: PromptArgument = "",
+    samples: SamplesOption = 1,
+    steps: StepsOption = None,
+    unmasking: UnmaskingOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens to write after the prompt, exactly. The model decides when absent.")
+    ] = None,
+    seed: SeedOption = 0,
+    precision: PrecisionOption = "auto",
+    set_: SetOption = None,
+    watch: WatchOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write text.
+
+    Examples:
+
+      ddlm generate quick "Once upon a time" --watch
+
+      ddlm generate quick --samples 3 --steps 32 --seed 7 --json
+
+      ddlm generate quick --unmasking threshold --set sampling.threshold=0.8 --length 600
+    """
+    sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
+    require_samples(samples)
+    require_one_of(watch, json_)
+    pipeline = load(model, precision)
+    from ddlm.cli.watch import observing
+
+    with observing(watch) as observer:
+        made = pipeline.generate(
+            prompt, num_samples=samples, sampling=sampling, seed=seed, length=length, observer=observer
+        )
+    write(made, json_)
+
+
+def infill(
+    model: ModelArgument,
+    text: Annotated[str, typer.Argument(help="Text with gaps: ___ or, five tokens long, ___[5].", show_default=False)],
+    samples: SamplesOption = 1,
+    steps: StepsOption = None,
+    unmasking: UnmaskingOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
+    seed: SeedOption = 0,
+    precision: PrecisionOption = "auto",
+    set_: SetOption = None,
+    watch: WatchOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Fill the gaps of a text. For a gap without a length, several are tried.
+
+    Example: ddlm infill quick "Once there was a ___ who ___[5]."
+    """
+    sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
+    require_samples(samples)
+    require_one_of(watch, json_)
+    pipeline = load(model, precision)
+    from ddlm.cli.watch import observing
+
+    with observing(watch) as observer:
+        made = pipeline.infill(text, num_samples=samples, sampling=sampling, seed=seed, observer=observer)
+    write(made, json_)
+
+
+def chat(
+    model: ModelArgument,
+    system: Annotated[str | None, typer.Option(help="What the assistant is told beforehand.")] = None,
+    steps: StepsOption = None,
+    unmasking: UnmaskingOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
+    seed: SeedOption = 0,
+    precision: PrecisionOption = "auto",
+    set_: SetOption = None,
+) -> None:
+    """Talk with a model that was trained with tokenizer.chat=true: a line is a message, an empty one or Ctrl-D ends.
+
+    Example: ddlm chat budget_100 --system "You tell short stories."
+    """
+    sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
+    pipeline = load(model, precision)
+    pipeline.tokenizer.encode_chat([])  # refused before anyone has typed a word
+    from ddlm.cli.watch import observing
+
+    turns = [("system", system)] if system else []
+    while message := read_message():
+        turns.append(("user", message))
+        with observing(sys.stdout.isatty()) as observer:
+            reply = pipeline.reply(turns, sampling=sampling, seed=seed, observer=observer).samples[0].text
+        turns.append(("assistant", reply))
+        typer.echo(reply)
+
+
+def read_message() -> str:
+    """A line, without a prompt where nobody types; empty at the end."""
+    try:
+        return input("you: " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+def load(model: str, precision: str) -> "DiffusionPipeline":
+    """Raises: UserError for an unknown precision or model."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UserError(f"unknown precision {precision!r}; wanted auto, float32 or bfloat16")
+    from ddlm.generation import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(model, "auto", precision)  # type: ignore[arg-type]
+
+
+def sampling_from(
+    steps: int | None = None,
+    unmasking: str | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    others: list[str] | None = None,
+) -> SamplingConfig:
+    """The defaults with what the command line gives. Raises: UserError for an unknown key or a value out of range."""
+    given: dict[str, Any] = {
+        "num_sampling_steps": steps, "unmasking": unmasking, "temperature": temperature, "top_p": top_p, "top_k": top_k,
+    }  # fmt: skip
+    for key, value in map(parse_override, others or []):
+        section, _, name = key.partition(".")
+        if section != "sampling" or not name:
+            raise UserError(f"--set {key}: this command takes keys of sampling only; write sampling.KEY=VALUE")
+        given[name] = value
+    return parse(SamplingConfig, {key: value for key, value in given.items() if value is not None}, source="sampling")
+
+
+def require_samples(samples: int) -> None:
+    if samples < 1:
+        raise UserError(f"--samples {samples}: wanted at least 1; leave it out for one text")
+
+
+def require_one_of(watch: bool, json_: bool) -> None:
+    if watch and json_:
+        raise UserError("--watch and --json: stdout can hold one of them; leave one out")
+
+
+def write(made: "Generation", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(made)))
+    else:
+        typer.echo("\n\n".join(sample.text for sample in made.samples))

@@ -1,0 +1,299 @@
+"""DiffusionPipeline: a model folder that writes text."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import save_file
+
+from ddlm.config import UserError
+from ddlm.diffusion import SamplingConfig
+from ddlm.diffusion.bound import any_order_nats
+from ddlm.diffusion.unmasking import everywhere
+from ddlm.generation import drafts
+from ddlm.generation.drafts import Draft
+from ddlm.generation.frames import MASK_SIGN, Frame, Span, with_number_of_steps
+from ddlm.generation.source import find_folder
+from ddlm.generation.writing import Engine, Writing
+from ddlm.model.device import pick_device, uses_bfloat16
+from ddlm.model.folder import WEIGHTS, ModelFolder, load_model
+from ddlm.model.transformer import Denoiser
+from ddlm.tokenizer import Tokenizer
+
+__all__ = ["MASK_SIGN", "DiffusionPipeline", "Frame", "Generation", "Sample", "Score", "Span", "find_folder"]
+
+ROWS_AT_ONCE = 32
+"""Texts that are written side by side, unless asked otherwise: at length 256 and a vocabulary of 8192 their logits take
+up to 256 MB."""
+GAP_MASKS = 8
+"""Masks under which the candidates of an infill are compared."""
+SCORE_MASKS = 64
+
+Observer = Callable[[Frame], None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text, prompt included, up to its end. `tokens` are its ids; `number` and `seed` fix it."""
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt: str
+    seed: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Samples and what they cost.
+
+    num_sampling_steps: of the text that took most. calls: runs of the network over a whole batch. tokens_per_s: tokens
+    of text that were written, prompts and the tail behind the end not counted.
+    """
+
+    samples: tuple[Sample, ...]
+    num_sampling_steps: int
+    calls: int
+    seconds: float
+    tokens_per_s: float
+    unmasking: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """An upper bound on a text's negative log-likelihood, its end included. stderr: Monte-Carlo, of nll_nats."""
+
+    nll_nats: float
+    nll_nats_stderr: float
+    bits_per_byte: float
+    tokens: int
+    bound: str = "upper"
+
+
+class DiffusionPipeline:
+    """A network, its tokenizer and its config.
+
+    precision: what texts are written in: float32, where a seed gives the same text whatever the batch around it;
+    bfloat16, where the distribution is promised and not the bits; or auto, which is the faster of them on this device.
+    Likelihoods are always taken in float32.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        tokenizer: Tokenizer,
+        config: ModelFolder,
+        precision: Literal["auto", "float32", "bfloat16"] = "float32",
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        is_fast = uses_bfloat16(precision, self.device)
+        self.precision = "bfloat16" if is_fast else "float32"
+        self._writer = copy.deepcopy(model).to(torch.bfloat16) if is_fast else model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | torch.device = "cpu",
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    ) -> "DiffusionPipeline":
+        """Load a model folder, else the last run of the experiment of that name, else a hub id (with a slash).
+
+        device: as torch names it, or "auto". Raises: UserError naming what is missing or damaged.
+        """
+        folder = find_folder(name)
+        model, config = load_model(folder)
+        place = pick_device("auto") if device == "auto" else device
+        return cls(model.to(place), Tokenizer.load(folder), config, precision)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the four files of a model folder."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.cpu().contiguous() for name, value in self.model.state_dict().items()}
+        save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+        self.config.write(path)
+        self.tokenizer.save(path)
+
+    def push_to_hub(self, repo_id: str, folder: str | Path, *, private: bool = False) -> str:
+        """Save to `folder` and upload it. Returns the commit's address. The token is the hub library's own."""
+        self.save_pretrained(folder)
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))
+
+    @property
+    def seq_len(self) -> int:
+        return self.config.seq_len
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        num_samples: int = 1,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+        length: int | None = None,
+        observer: Observer | None = None,
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> Generation:
+        """`num_samples` texts that begin with the prompt.
+
+        length: tokens to write after the prompt, exactly; more than the canvas holds are written in windows that slide.
+        When None the model decides where the text ends, within the canvas. observer: is shown the frames of the first
+        text of each batch. Raises: UserError for a prompt that leaves no room.
+        """
+        prompts = [prompt] * num_samples
+        return self.generate_batch(
+            prompts, sampling=sampling, seed=seed, length=length, observer=observer, rows_at_once=rows_at_once
+        )
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        *,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+        length: int | None = None,
+        observer: Observer | None = None,
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> Generation:
+        """One text for each prompt; text i draws as sample number i, whatever else is in the batch."""
+        return self._write(self._prompted(prompts, length), sampling, seed, observer, rows_at_once)
+
+    def stream(
+        self, prompt: str = "", *, sampling: SamplingConfig | None = None, seed: int = 0, length: int | None = None
+    ) -> Iterator[Frame]:
+        """The text after every step, while it is written. Raises: as `generate`, before the first frame."""
+        writing = self._writing(self._prompted([prompt], length), sampling, seed, 1)
+        return (snapshot.frame() for snapshot in writing)
+
+    def frames(
+        self, prompt: str = "", *, sampling: SamplingConfig | None = None, seed: int = 0, length: int | None = None
+    ) -> list[Frame]:
+        """Every state of one denoising, from all masks to the finished text."""
+        return with_number_of_steps(list(self.stream(prompt, sampling=sampling, seed=seed, length=length)))
+
+    def infill(
+        self,
+        text: str,
+        *,
+        num_samples: int = 1,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+        observer: Observer | None = None,
+    ) -> Generation:
+        """Fill the gaps of a text: `___`, or `___[5]` for a gap of five tokens.
+
+        Of a gap without a length several lengths are tried, and the filling is kept whose tokens have the lowest bound
+        on their negative log-likelihood a token. Raises: UserError when there is no gap or the text is too long.
+        """
+        candidates = [
+            drafts.gapped(self.tokenizer, text, number, seq_len=self.seq_len) for number in range(num_samples)
+        ]
+        tried = [draft for of_sample in candidates for draft in of_sample]
+        made = self._write(tried, sampling, seed, observer, ROWS_AT_ONCE)
+        per_sample, samples = len(candidates[0]), made.samples
+        if per_sample == 1:
+            return made
+        kept = []
+        for number in range(num_samples):
+            part = slice(number * per_sample, (number + 1) * per_sample)
+            nats = [self._gap_nats(draft, sample) for draft, sample in zip(tried[part], samples[part], strict=True)]
+            kept.append(samples[part][nats.index(min(nats))])
+        return replace(made, samples=tuple(kept))
+
+    def reply(
+        self,
+        turns: Sequence[tuple[str, str]],
+        *,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+        observer: Observer | None = None,
+    ) -> Generation:
+        """The assistant's next turn in a conversation of (role, text), roles being system, user and assistant.
+
+        Raises: UserError when the model knows no chat, or the last message leaves no room.
+        """
+        draft = drafts.in_conversation(self.tokenizer, turns, len(turns), seq_len=self.seq_len)
+        return self._write([draft], sampling, seed, observer, 1)
+
+    def score(self, text: str, *, masks: int = SCORE_MASKS, seed: int = 0) -> Score:
+        """How likely the model finds a text that is a whole story. Longer ones go on in further rows, as in training.
+
+        Raises: UserError for text that can't be encoded, or none.
+        """
+        tokens = [*self.tokenizer.encode_story(text), self.tokenizer.end_id]
+        if not text:
+            raise UserError("score: got an empty text; give one of at least a character")
+        padded = tokens + [self.tokenizer.end_id] * (-len(tokens) % self.seq_len)
+        rows = torch.tensor(padded, device=self.device).view(-1, self.seq_len)
+        is_scored = torch.ones_like(rows, dtype=torch.bool)
+        estimates = self._bound(rows, is_scored, masks, seed).sum(0)
+        nats, spread = float(estimates.mean()), float(estimates.std()) / math.sqrt(masks)
+        return Score(
+            nll_nats=nats / len(tokens), nll_nats_stderr=spread / len(tokens),
+            bits_per_byte=nats / math.log(2) / len(text.encode()), tokens=len(tokens),
+        )  # fmt: skip
+
+    def _prompted(self, prompts: Sequence[str], length: int | None) -> list[Draft]:
+        return [
+            drafts.prompted(self.tokenizer, prompt, number, seq_len=self.seq_len, length=length)
+            for number, prompt in enumerate(prompts)
+        ]
+
+    def _write(
+        self, wanted: list[Draft], sampling: SamplingConfig | None, seed: int, observer: Observer | None, rows: int
+    ) -> Generation:
+        started = time.perf_counter()
+        writing = self._writing(wanted, sampling, seed, rows)
+        for snapshot in writing:
+            if observer:
+                observer(snapshot.frame())
+        seconds = time.perf_counter() - started
+        samples = tuple(self._sample(draft, text, seed) for draft, text in zip(wanted, writing.texts, strict=True))
+        given = sum(token != self.tokenizer.mask_id for draft in wanted for token in draft.tokens)
+        return Generation(
+            samples, writing.steps, writing.calls, seconds, (sum(map(len, writing.texts)) - given) / seconds,
+            writing.sampling.unmasking, self.precision,
+        )  # fmt: skip
+
+    def _writing(self, wanted: list[Draft], sampling: SamplingConfig | None, seed: int, rows: int) -> Writing:
+        chosen = sampling or SamplingConfig()
+        if self.config.layout == "packed" and chosen.ends == "drawn":
+            chosen = chosen.model_copy(update={"ends": "free"})  # rows full of stories have no tail to foresee
+        reuse = None
+        return Writing(
+            Engine(everywhere(self._writer), reuse, self.tokenizer, self.seq_len, self.device),
+            wanted,
+            chosen,
+            seed,
+            rows,
+        )
+
+    def _sample(self, draft: Draft, tokens: Sequence[int], seed: int) -> Sample:
+        shown = tuple(tokens[draft.hidden :])
+        text = self.tokenizer.decode(shown)
+        return Sample(text.rstrip("\n") if self.tokenizer.chat else text, shown, draft.prompt, seed, draft.number)
+
+    def _gap_nats(self, draft: Draft, sample: Sample) -> float:
+        """The bound on a filling's nats a token."""
+        tokens = [*draft.tokens[: draft.hidden], *sample.tokens]
+        row = torch.tensor([tokens + [self.tokenizer.end_id] * (self.seq_len - len(tokens))], device=self.device)
+        is_scored = torch.zeros_like(row, dtype=torch.bool)
+        is_scored[0, : len(tokens)] = torch.tensor(draft.tokens, device=self.device) == self.tokenizer.mask_id
+        return float(self._bound(row, is_scored, GAP_MASKS, 0).mean()) / int(is_scored.sum())
+
+    def _bound(self, rows: torch.Tensor, is_scored: torch.Tensor, masks: int, seed: int) -> torch.Tensor:
+        return any_order_nats(self.model, rows, is_scored, mask_id=self.tokenizer.mask_id, masks=masks, seed=seed)

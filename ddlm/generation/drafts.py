@@ -1,0 +1,99 @@
+"""Texts before they are written: prompts, gaps and chats as tokens with masks."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ddlm.config import UserError
+from ddlm.tokenizer import Tokenizer
+
+GAP = re.compile(r"___(?:\[(\d+)\])?")
+GAP_LENGTHS = (1, 2, 3, 4, 6, 8)
+"""Tokens that are tried for a gap of unknown length."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One text to write.
+
+    tokens: what stands already, masks in its gaps. hidden: tokens at its beginning that are not shown (the tags of a
+    chat). to_write: how many more to write after them: None lets the model end the text within one canvas.
+    is_closed: nothing follows after the tokens but the end. word_starts: gaps whose first token begins a word.
+    number: the sample number, which with the seed fixes the text.
+    """
+
+    tokens: tuple[int, ...]
+    prompt: str
+    number: int
+    hidden: int = 0
+    to_write: int | None = None
+    is_closed: bool = False
+    word_starts: tuple[int, ...] = ()
+
+
+def prompted(tokenizer: Tokenizer, prompt: str, number: int, *, seq_len: int, length: int | None) -> Draft:
+    """A text that begins with the prompt; in a chat model, as its reply to the request that it was trained on.
+
+    Raises: UserError when the prompt fills the canvas and no length is given, or the length is below 1.
+    """
+    if length is not None and length < 1:
+        raise UserError(f"length {length}: wanted at least 1 token; give more, or none and the model decides")
+    tokens = tokenizer.encode(prompt)
+    if length is None and len(tokenizer.story_prefix) + len(tokens) >= seq_len:
+        raise UserError(
+            f"prompt: {len(tokens)} tokens, but the model writes {seq_len} in all; shorten it to at most "
+            f"{seq_len - 1 - len(tokenizer.story_prefix)} tokens, or say by length how many to write after its end"
+        )
+    hidden = tokenizer.story_prefix
+    return Draft((*hidden, *tokens), prompt, number, hidden=len(hidden), to_write=length)
+
+
+def in_conversation(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], number: int, *, seq_len: int) -> Draft:
+    """A reply to the last of some turns, (role, text) each; the oldest turns go when there are too many.
+
+    Raises: UserError when the model knows no chat, or the last turn alone leaves no room.
+    """
+    kept = list(turns)
+    while len(tokens := tokenizer.encode_chat(kept)) > seq_len // 2 and len(kept) > 1:
+        kept = kept[1:] if kept[0][0] != "system" or len(kept) == 2 else [kept[0], *kept[2:]]
+    if len(tokens) >= seq_len:
+        raise UserError(f"message: {len(tokens)} tokens, but the model takes {seq_len} in all; shorten it")
+    return Draft(tuple(tokens), turns[-1][1], number, hidden=len(tokens))
+
+
+def gapped(tokenizer: Tokenizer, text: str, number: int, *, seq_len: int) -> list[Draft]:
+    """The text with masks in its gaps; with gaps of unknown length several drafts, each with other lengths.
+
+    Every unknown gap has every length of `GAP_LENGTHS` in one of the drafts. Raises: UserError when there is no gap, or
+    the text is longer than the model.
+    """
+    gaps = list(GAP.finditer(text))
+    if not gaps:
+        raise UserError(f"infill: no gap in {text!r}; mark gaps with ___, or ___[5] for five tokens")
+    if any(gap.group(1) and not int(gap.group(1)) for gap in gaps):
+        raise UserError("infill: a gap ___[0] has no tokens; wanted ___[1] or more")
+    unknown = any(gap.group(1) is None for gap in gaps)
+    drafts = [_with_gaps(tokenizer, text, number, turn) for turn in range(len(GAP_LENGTHS) if unknown else 1)]
+    fitting = [draft for draft in drafts if len(draft.tokens) < seq_len]
+    if not fitting:
+        shortest = min(len(draft.tokens) for draft in drafts)
+        raise UserError(f"infill: {shortest + 1} tokens with gaps, but the model takes {seq_len}; shorten the text")
+    return fitting
+
+
+def _with_gaps(tokenizer: Tokenizer, text: str, number: int, turn: int) -> Draft:
+    tokens, word_starts = list(tokenizer.story_prefix), []
+    position = 0
+    for index, gap in enumerate(GAP.finditer(text)):
+        before = text[position : gap.start()]
+        if tokenizer.kind == "bpe" and before.endswith(" "):  # a token carries the space before its word
+            before = before[:-1]
+            word_starts.append(len(tokens) + len(tokenizer.encode(before)))
+        tokens += tokenizer.encode(before)
+        length = int(gap.group(1)) if gap.group(1) else GAP_LENGTHS[(turn + index) % len(GAP_LENGTHS)]
+        tokens += [tokenizer.mask_id] * length
+        position = gap.end()
+    tokens += [*tokenizer.encode(text[position:]), *tokenizer.story_suffix]
+    return Draft(
+        tuple(tokens), text, number, hidden=len(tokenizer.story_prefix), is_closed=True, word_starts=tuple(word_starts)
+    )
