@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
 from ddlm.diffusion.bound import any_order_nats
-from ddlm.diffusion.unmasking import everywhere
 from ddlm.generation import drafts
 from ddlm.generation.drafts import Draft
 from ddlm.generation.frames import MASK_SIGN, Frame, Span, with_number_of_steps
 from ddlm.generation.source import find_folder
 from ddlm.generation.writing import Engine, Writing
-from ddlm.model.device import pick_device, uses_bfloat16
+from ddlm.model.device import pick_inference_device, uses_bfloat16
 from ddlm.model.folder import WEIGHTS, ModelFolder, load_model
+from ddlm.model.reuse import BlockReuse, reuse_of
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
 
@@ -110,7 +110,7 @@ class DiffusionPipeline:
         """
         folder = find_folder(name)
         model, config = load_model(folder)
-        place = pick_device("auto") if device == "auto" else device
+        place = pick_inference_device("auto") if device == "auto" else device
         return cls(model.to(place), Tokenizer.load(folder), config, precision)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -273,14 +273,21 @@ class DiffusionPipeline:
         chosen = sampling or SamplingConfig()
         if self.config.layout == "packed" and chosen.ends == "drawn":
             chosen = chosen.model_copy(update={"ends": "free"})  # rows full of stories have no tail to foresee
-        reuse = None
-        return Writing(
-            Engine(everywhere(self._writer), reuse, self.tokenizer, self.seq_len, self.device),
-            wanted,
-            chosen,
-            seed,
-            rows,
+        kind = reuse_of(self._writer.config, chosen.block_size) if chosen.block_size else None
+        on_mps = self.device.type == "mps"
+        reuses = kind is not None and chosen.cache in ("approximate", kind) and not on_mps
+        engine = Engine(
+            self._at_on_mps if on_mps else self._writer.at,
+            (lambda: BlockReuse(self._writer)) if reuses else None,
+            self.tokenizer,
+            self.seq_len,
+            torch.device("cpu") if on_mps else self.device,
         )
+        return Writing(engine, wanted, chosen, seed, rows)
+
+    def _at_on_mps(self, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """An Apple GPU has no float64, which draws need: it runs the network, and the rest happens on the CPU."""
+        return self._writer.at(ids.to("mps"), wanted.to("mps")).cpu()
 
     def _sample(self, draft: Draft, tokens: Sequence[int], seed: int) -> Sample:
         shown = tuple(tokens[draft.hidden :])

@@ -1,6 +1,6 @@
 """Drafts become texts: batches of bounded size, and windows that slide over texts longer than the canvas."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,10 +17,11 @@ from ddlm.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs: a denoiser for canvases of `seq_len`, one for blocks if keys and values are reused, and where."""
+    """What runs, and where: a denoiser for canvases of `seq_len`, and, where keys and values are reused between the
+    steps of a block, what makes the denoiser of blocks for a canvas."""
 
     denoiser: Denoiser
-    denoiser_of: BlockDenoiser | None
+    reuse: Callable[[], BlockDenoiser] | None
     tokenizer: Tokenizer
     seq_len: int
     device: torch.device
@@ -105,7 +106,8 @@ class Writing:
             first_position=self._per_row([len(window.before) for window in windows.values()]),
         )  # fmt: skip
         draw = self._with_word_starts(draw, drafts, ids)
-        return denoise(engine.denoiser, ids, engine.tokenizer.mask_id, draw, denoiser_of=engine.denoiser_of)
+        of_block = engine.reuse() if engine.reuse else None
+        return denoise(engine.denoiser, ids, engine.tokenizer.mask_id, draw, denoiser_of=of_block)
 
     def _with_word_starts(self, draw: Draw, drafts: Sequence[Draft], ids: Tensor) -> Draw:
         if not any(draft.word_starts for draft in drafts):
