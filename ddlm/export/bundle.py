@@ -8,10 +8,17 @@ from typing import Any
 from ddlm import draws
 from ddlm.artifacts import sha256_file, write_atomically
 from ddlm.diffusion import SamplingConfig
-from ddlm.export.runtime import generate, sampler
+from ddlm.export.runtime import contents, generate, sampler, tokens, unmasking
 from ddlm.tokenizer import Tokenizer
 
-PROGRAM = {"draws.py": draws.__file__, "generate.py": generate.__file__, "sampler.py": sampler.__file__}
+PROGRAM = {
+    "contents.py": contents.__file__,
+    "draws.py": draws.__file__,
+    "generate.py": generate.__file__,
+    "sampler.py": sampler.__file__,
+    "tokens.py": tokens.__file__,
+    "unmasking.py": unmasking.__file__,
+}
 """What runs on the device, shipped as it is."""
 
 REQUIREMENTS = """\
@@ -38,16 +45,19 @@ torch is not among them.
 
     .venv/bin/python generate.py "One day" --samples 3 --seed 7 --json
     .venv/bin/python generate.py "One day" --steps 16 --unmasking random --temperature 1 --stream
+    .venv/bin/python generate.py "One day" --length 20
 
 The network runs in onnxruntime on the processor, in float32. A seed and settings fix the text: the library that made
-this folder writes the same one. Fewer `--steps` are faster, in proportion, and write worse text.
+this folder writes the same one in float32. Fewer `--steps` are faster, in proportion, and write worse text. The model
+decides where a text ends, unless `--length` says how many tokens to write.
 
 ## What is in it
 
     model.onnx        the network, one file
     tokenizer.json    text to ids and back
     manifest.json     sizes, ids, sampling defaults, how close onnxruntime came to torch, sha256 of each file
-    generate.py       the command; sampler.py the algorithm; draws.py the random numbers
+    generate.py       the command; contents.py checks and loads this folder
+    sampler.py        the algorithm; unmasking.py which places are written next; tokens.py which tokens; draws.py chance
     requirements.txt  for pip
 
 `generate.py` compares the files with `manifest.json` before it writes anything.
@@ -68,20 +78,23 @@ def finish(
     sizes = {"seq_len": seq_len, "vocab_size": tokenizer.vocab_size, "opset": opset}
     for name, source in PROGRAM.items():
         (folder / name).write_bytes(Path(source).read_bytes())
-    tokenizer.backend.save(str(folder / generate.TOKENIZER))
+    tokenizer.backend.save(str(folder / contents.TOKENIZER))
     (folder / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
     (folder / "README.md").write_text(README.format(**sizes), encoding="utf-8")
-    manifest = {
-        "format_version": generate.FORMAT_VERSION,
+    manifest: dict[str, Any] = {
+        "format_version": contents.FORMAT_VERSION,
         **sizes,
         "end_id": tokenizer.end_id,
         "mask_id": tokenizer.mask_id,
+        "prefix": tokenizer.story_prefix,
+        "stop_ids": tokenizer.stop_ids,
+        "forbidden": tokenizer.unwritable_ids,
         "sampling": sampling.model_dump(mode="json"),
         "parity": dict(parity),
         "files": {path.name: describe(path) for path in sorted(folder.iterdir())},
     }
-    manifest["checksum"] = generate.checksum_of(manifest)
-    write_atomically(folder / generate.MANIFEST, json.dumps(manifest, indent=1).encode())
+    manifest["checksum"] = contents.checksum_of(manifest)
+    write_atomically(folder / contents.MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -90,7 +103,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def is_bundle(folder: Path) -> bool:
     try:
-        generate.read_manifest(folder)
-    except generate.InputError:
+        contents.read_manifest(folder)
+    except contents.InputError:
         return False
     return True

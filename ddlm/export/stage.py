@@ -14,7 +14,7 @@ from ddlm.config import UserError
 from ddlm.data.shards import read_rows
 from ddlm.diffusion import SamplingConfig
 from ddlm.export import ExportConfig, bundle
-from ddlm.export.runtime.generate import MODEL
+from ddlm.export.runtime.contents import MODEL
 from ddlm.generation import DiffusionPipeline
 
 EXTRA = ("onnx", "onnxruntime", "onnxscript")
@@ -43,10 +43,12 @@ def export_bundle(
     """Write the bundle of a pipeline on the CPU, all of it or nothing, over an older bundle if there is one.
 
     rows: token rows of real text, on which the graph is compared with torch; None takes random tokens, and the
-    manifest says so. Returns the comparison. Raises: UserError when `output` holds something else than a bundle or the
-    extra `export` is missing, GraphError when the graph is invalid or computes something else than torch.
+    manifest says so. Returns the comparison. Raises: UserError when `output` holds something else than a bundle, the
+    extra `export` is missing or the settings are none for a bundle, GraphError when the graph is invalid or computes
+    something else than torch.
     """
     require_extra()
+    settled = settings(sampling, pipeline.config.layout)
     require_free(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
@@ -54,7 +56,7 @@ def export_bundle(
         folder.mkdir()
         parity = _export_graph(pipeline, folder / MODEL, export, rows, seed)
         bundle.finish(
-            folder, pipeline.tokenizer, seq_len=pipeline.seq_len, opset=export.opset, sampling=sampling, parity=parity
+            folder, pipeline.tokenizer, seq_len=pipeline.seq_len, opset=export.opset, sampling=settled, parity=parity
         )
         if output.exists():
             output.rename(Path(scratch) / "old")
@@ -87,6 +89,19 @@ def require_extra() -> None:
     missing = [name for name in EXTRA if find_spec(name) is None]
     if missing:
         raise UserError(f'export: {", ".join(missing)} not installed; run pip install "ddlm[export]"')
+
+
+def settings(sampling: SamplingConfig, layout: str) -> SamplingConfig:
+    """What the bundle writes with: where rows are full of stories the pipeline draws no ends either.
+
+    Raises: UserError for settings under which the library does not look at the whole canvas at each step.
+    """
+    if sampling.cache == "approximate":
+        raise UserError(
+            'export: sampling.cache is "approximate", but a bundle runs the whole network at each step and would write '
+            'other texts; wanted "exact" or "off"; change sampling.cache'
+        )
+    return sampling.model_copy(update={"ends": "free"}) if layout == "packed" and sampling.ends == "drawn" else sampling
 
 
 def require_free(output: Path) -> None:

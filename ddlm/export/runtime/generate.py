@@ -10,49 +10,56 @@ as the library that exported this folder.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 if __package__:  # inside the library, which ships this file
-    from ddlm.export.runtime import sampler
+    from ddlm.export.runtime.contents import Bundle, InputError, load_bundle
+    from ddlm.export.runtime.sampler import denoise
+    from ddlm.export.runtime.tokens import Array, Draw, Sampling
+    from ddlm.export.runtime.unmasking import POLICIES, SAMPLING_PARAMETERS
 else:
     try:
-        import sampler  # type: ignore[import-not-found,no-redef]
+        from contents import Bundle, InputError, load_bundle  # type: ignore[import-not-found,no-redef]
+        from sampler import denoise  # type: ignore[import-not-found,no-redef]
+        from tokens import Array, Draw, Sampling  # type: ignore[import-not-found,no-redef]
+        from unmasking import POLICIES, SAMPLING_PARAMETERS  # type: ignore[import-not-found,no-redef]
     except (ImportError, SyntaxError) as error:
         print(f"generate.py: {error}; copy the bundle again or run pip install -r requirements.txt", file=sys.stderr)
         raise SystemExit(2) from None
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-MODEL = "model.onnx"
-TOKENIZER = "tokenizer.json"
-DECIDE_THE_TEXT = (MODEL, TOKENIZER, "draws.py", "generate.py", "sampler.py")
-"""The files that must be what the manifest says before anything is written."""
 MASK_SIGN = "█"
-
-Ids = sampler.Array
-
-
-class InputError(Exception):
-    """What has to be mended, in one line."""
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """The folder around this file, loaded."""
+class Draft:
+    """A text before it is written.
 
-    network: sampler.Network
-    encode: Callable[[str], list[int]]
-    decode: Callable[[list[int]], str]
-    seq_len: int
-    special: sampler.Special
-    sampling: sampler.Sampling
+    given: the ids that stand before the masks, hidden ones included. masks: how many ids are written at most.
+    is_exact: write all of them, and no end before.
+    """
+
+    given: list[int]
+    masks: int
+    is_exact: bool
+
+    def canvas(self, bundle: Bundle) -> list[int]:
+        behind = bundle.seq_len - len(self.given) - self.masks
+        return self.given + [bundle.mask_id] * self.masks + [bundle.end_id] * behind
+
+    def forbidden(self, bundle: Bundle) -> tuple[int, ...]:
+        return bundle.forbidden + (bundle.stop_ids if self.is_exact else ())
+
+    def written(self, bundle: Bundle, canvas: list[int]) -> list[int]:
+        """The ids behind the given ones, up to where the text ends."""
+        ids = canvas[len(self.given) : len(self.given) + self.masks]
+        ends = [place for place, token in enumerate(ids) if token in bundle.stop_ids]
+        return ids[: ends[0]] if ends else ids
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,11 +97,12 @@ def command_line() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("prompt", nargs="?", default="", metavar="PROMPT", help="how the text begins")
-    add("--steps", type=at_least(1), dest="num_sampling_steps", metavar="N", help="runs of the network for a text")
-    add("--unmasking", metavar="NAME", help=f"which masks are opened first: {' or '.join(sampler.POLICIES)}")
+    add("--steps", type=at_least(1), dest="num_sampling_steps", metavar="N", help="steps for a text, at most")
+    add("--unmasking", metavar="NAME", help=f"which masks are opened first: {', '.join(POLICIES)}")
     add("--temperature", type=temperature, metavar="F", help="0 takes the most likely token")
     add("--top-p", type=share, metavar="F", help="draw from the most likely tokens of this mass, in (0, 1]")
     add("--top-k", type=at_least(1), metavar="N", help="draw from the N most likely tokens")
+    add("--length", type=at_least(1), metavar="N", help="write exactly N tokens after the prompt")
     add("--seed", type=int, default=0, metavar="N", help="the same seed writes the same text (default 0)")
     add("--samples", type=at_least(1), default=1, metavar="N", help="how many texts (default 1)")
     add("--backend", choices=["ort"], default="ort", help="ort: onnxruntime on the CPU")
@@ -128,170 +136,98 @@ def share(text: str) -> float:
     return value
 
 
-def sampling_from(asked: argparse.Namespace, defaults: sampler.Sampling) -> sampler.Sampling:
-    """The manifest's settings with what the command line gives. Raises: InputError for an unknown policy."""
-    chosen = {}
-    for field in fields(sampler.Sampling):
-        given = getattr(asked, field.name)
-        chosen[field.name] = getattr(defaults, field.name) if given is None else given
-    if chosen["unmasking"] not in sampler.POLICIES:
-        wanted = ", ".join(sampler.POLICIES)
-        raise InputError(f"unknown unmasking {chosen['unmasking']!r}; wanted one of {wanted}")
-    return sampler.Sampling(**chosen)
+def sampling_from(asked: argparse.Namespace, defaults: Sampling) -> Sampling:
+    """The manifest's settings with what the command line gives, less what belongs to another policy.
+
+    Raises: InputError for an unknown policy.
+    """
+    names = [field.name for field in fields(Sampling) if getattr(asked, field.name, None) is not None]
+    given: dict[str, Any] = {name: getattr(asked, name) for name in names}
+    chosen = replace(defaults, **given)
+    if chosen.unmasking not in POLICIES:
+        raise InputError(f"unknown unmasking {chosen.unmasking!r}; wanted one of {', '.join(POLICIES)}")
+    foreign: dict[str, Any] = {
+        name: None for name, owners in SAMPLING_PARAMETERS.items() if chosen.unmasking not in owners
+    }
+    return replace(chosen, **foreign)
 
 
 # Text in, text out
 
 
-def generate(bundle: Bundle, asked: argparse.Namespace, sampling: sampler.Sampling) -> dict[str, Any]:
+def generate(bundle: Bundle, asked: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
     """The samples and what they cost. Raises: InputError for a prompt that can't be read or leaves no room."""
-    canvas = start_canvas(bundle, asked.prompt)
+    draft = draft_of(bundle, asked.prompt, asked.length)
     calls = 0
-    samples = []
+
+    def counted(ids: Array) -> Array:
+        nonlocal calls
+        calls += 1
+        return bundle.network(ids)
+
+    counting = replace(bundle, network=counted)
     started = time.perf_counter()
-    for number in range(asked.samples):
-        filled = canvas
-        for filled in sampler.denoise(bundle.network, canvas, bundle.special, sampling, (asked.seed, number)):
-            calls += 1
-            if asked.stream:
-                print(on_one_line(bundle, filled), file=sys.stderr, flush=True)
-        tokens = until_end(filled, bundle.special.end_id)
-        samples.append({"text": bundle.decode(tokens), "tokens": tokens, "prompt": asked.prompt, "seed": asked.seed})
+    texts = [write(counting, draft, asked, number, sampling) for number in range(asked.samples)]
     seconds = time.perf_counter() - started
-    written = asked.samples * int((canvas == bundle.special.mask_id).sum())
     return {
-        "samples": samples,
-        "num_sampling_steps": calls // asked.samples,
+        "samples": [described(bundle, draft, asked, number, ids) for number, (ids, _) in enumerate(texts)],
+        "num_sampling_steps": max(steps for _, steps in texts),
         "calls": calls,
         "seconds": seconds,
-        "tokens_per_s": written / seconds,
+        "tokens_per_s": sum(len(ids) for ids, _ in texts) / seconds,
         "unmasking": sampling.unmasking,
+        "precision": "float32",
     }
 
 
-def start_canvas(bundle: Bundle, prompt: str) -> Ids:
-    """The prompt's tokens, then masks."""
+def write(
+    bundle: Bundle, draft: Draft, asked: argparse.Namespace, number: int, sampling: Sampling
+) -> tuple[list[int], int]:
+    """The ids of a sample behind the given ones, and how many steps they took."""
+    draw = Draw(sampling, asked.seed, number, bundle.end_id, bundle.mask_id, draft.forbidden(bundle))
+    canvas, steps = draft.canvas(bundle), 0
+    for state in denoise(bundle.network, canvas, draw):
+        canvas, steps = state.tolist(), steps + 1
+        if asked.stream:
+            print(on_one_line(bundle, canvas[len(bundle.prefix) :]), file=sys.stderr, flush=True)
+    return draft.written(bundle, canvas), steps
+
+
+def draft_of(bundle: Bundle, prompt: str, length: int | None) -> Draft:
+    """Raises: InputError for a prompt that can't be read, or one that leaves less room than the length."""
     ids = bundle.encode(prompt)
-    room = bundle.seq_len - len(ids)
+    given = [*bundle.prefix, *ids]
+    room = bundle.seq_len - len(given)
     if room < 1:
         raise InputError(
             f"prompt: {len(ids)} tokens, but the model writes {bundle.seq_len} in all; "
-            f"shorten it to at most {bundle.seq_len - 1} tokens"
+            f"shorten it to at most {bundle.seq_len - len(bundle.prefix) - 1} tokens"
         )
-    return sampler.canvas(ids, bundle.seq_len, bundle.special)
+    if length is not None and length > room:
+        raise InputError(f"--length {length}: wanted 1 to {room} tokens after this prompt; change one of them")
+    return Draft(given, length or room, is_exact=length is not None)
 
 
-def until_end(canvas: Ids, end_id: int) -> list[int]:
-    """The ids before the first end token."""
-    ids: list[int] = canvas.tolist()
-    return ids[: ids.index(end_id)] if end_id in ids else ids
+def described(
+    bundle: Bundle, draft: Draft, asked: argparse.Namespace, number: int, written: list[int]
+) -> dict[str, Any]:
+    tokens = draft.given[len(bundle.prefix) :] + written
+    text = bundle.decode(tokens)
+    shown = text.rstrip("\n") if bundle.prefix else text  # a chat's end tag stands on its own line
+    return {"text": shown, "tokens": tokens, "prompt": asked.prompt, "seed": asked.seed, "number": number}
 
 
-def on_one_line(bundle: Bundle, canvas: Ids) -> str:
+def on_one_line(bundle: Bundle, canvas: list[int]) -> str:
     """An unfinished canvas; each masked token is one sign."""
-    shown, run = "", []
-    for token in canvas.tolist():
-        if token != bundle.special.mask_id:
+    shown = ""
+    run: list[int] = []
+    for token in canvas:
+        if token != bundle.mask_id:
             run.append(token)
             continue
         shown += bundle.decode(run) + MASK_SIGN
         run = []
     return " ".join((shown + bundle.decode(run)).splitlines())
-
-
-# The bundle, checked and loaded
-
-
-def load_bundle(folder: Path, threads: int | None = None) -> Bundle:
-    """threads: every core when None.
-
-    Raises: InputError naming the first file that is missing or not what the manifest says.
-    """
-    manifest = read_manifest(folder)
-    for name in DECIDE_THE_TEXT:
-        check_file(folder / name, manifest["files"][name])
-    encode, decode = load_tokenizer(folder / TOKENIZER)
-    special = sampler.Special(end_id=manifest["end_id"], mask_id=manifest["mask_id"])
-    network = load_network(folder / MODEL, threads)
-    return Bundle(network, encode, decode, manifest["seq_len"], special, sampler.Sampling(**manifest["sampling"]))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        version, checksum = manifest["format_version"], manifest["checksum"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is missing or damaged; copy the bundle again") from None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format_version {version}, wanted {FORMAT_VERSION}; use its own generate.py")
-    if checksum != checksum_of(manifest):
-        raise InputError(f"{path} does not match its own checksum; copy the bundle again")
-    return manifest
-
-
-def checksum_of(manifest: dict[str, Any]) -> str:
-    """sha256 over everything else in the manifest, in canonical form."""
-    body = {name: value for name, value in manifest.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def check_file(path: Path, entry: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; copy the bundle again")
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise InputError(f"{path} has {size} bytes, wanted {entry['bytes']}; copy the bundle again")
-    if sha256_of(path) != entry["sha256"]:
-        raise InputError(f"{path} has another sha256 than {MANIFEST} says; copy the bundle again")
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        for chunk in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def load_network(path: Path, threads: int | None) -> sampler.Network:
-    import onnxruntime  # late: --help has no use for it
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def network(ids: Ids) -> Ids:
-        logits: Ids = session.run(["logits"], {"ids": ids.astype("int32")[None]})[0][0]
-        return logits
-
-    return network
-
-
-def load_tokenizer(path: Path) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:
-    """Text to ids, and back without special tokens. Encoding raises InputError for characters it never saw."""
-    import tokenizers  # late: --help has no use for it
-
-    backend = tokenizers.Tokenizer.from_file(str(path))
-    backend.encode_special_tokens = True  # a special token's name in a prompt is plain text
-
-    def ids_of(text: str) -> list[int]:
-        return list(backend.encode(text, add_special_tokens=False).ids)
-
-    def encode(text: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"prompt {text[:40]!r} is not valid UTF-8; give it in UTF-8") from None
-        unknown = "".join(sorted(character for character in set(text) if not ids_of(character)))
-        if unknown:
-            raise InputError(f"prompt: the tokenizer never saw the characters {unknown!r}; leave them out")
-        return ids_of(text)
-
-    def decode(ids: list[int]) -> str:
-        return str(backend.decode(ids, skip_special_tokens=True))
-
-    return encode, decode
 
 
 if __name__ == "__main__":

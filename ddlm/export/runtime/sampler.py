@@ -1,152 +1,141 @@
 """The reverse process in numpy: a canvas with masks in, the canvas after each step out.
 
-Positions are chosen first, then a token is drawn for each of them. It repeats the library's sampler draw for draw.
+It repeats the library's sampler draw for draw, for one row, with the network always run over the whole canvas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 
 if __package__:  # inside the library, which ships this file
     from ddlm import draws
+    from ddlm.export.runtime.tokens import Array, Draw, Sampling, probability_of
+    from ddlm.export.runtime.unmasking import POLICIES, REWRITING, Move, View, masked_share
 else:
     import draws  # type: ignore[import-not-found,no-redef]
+    from tokens import Array, Draw, Sampling, probability_of  # type: ignore[import-not-found,no-redef]
+    from unmasking import (  # type: ignore[import-not-found,no-redef]
+        POLICIES,
+        REWRITING,
+        Move,
+        View,
+        masked_share,
+    )
 
-END_PENALTY = 1000.0
-"""Larger than any difference of log-probabilities: an end token is opened after everything else."""
-
-Array = np.ndarray[Any, Any]
 Network = Callable[[Array], Array]
 """Token ids [seq_len] to float32 logits [seq_len, vocab_size]."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How text is drawn. temperature 0 takes the most likely token; top_k None and top_p 1 keep all."""
-
-    unmasking: str
-    num_sampling_steps: int
-    temperature: float
-    top_k: int | None
-    top_p: float
+def denoise(network: Network, start: Sequence[int], draw: Draw) -> Iterator[Array]:
+    """The canvas after each step, until no position is masked."""
+    state = Canvas(np.array(start, dtype=np.int64), draw)
+    for window in windows(len(start), draw.sampling.block_size):
+        state.enter(window)
+        while state.is_unfinished():
+            yield state.advance(network)
 
 
-@dataclass(frozen=True)
-class Special:
-    """The ids with a meaning of their own; a mask is never drawn."""
-
-    end_id: int
-    mask_id: int
+def windows(length: int, block_size: int | None) -> list[slice]:
+    size = block_size or length
+    return [slice(first, min(first + size, length)) for first in range(0, length, size)]
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Whose random draws: with a position and a token id this fixes each of them."""
+class Canvas:
+    """The state of the loop.
 
-    seed: int
-    sample: int
-    step: int
+    is_free: positions that the row fills. inside: those of the window that is being written. step, taken: the steps
+    that the row took, and that it took in the window, of `steps`. may_end: whether the text's end is yet to be drawn.
+    """
 
+    def __init__(self, start: Array, draw: Draw) -> None:
+        self.ids, self.draw, self.step = start, draw, 0
+        self.is_free = start == draw.mask_id
+        self.rewrites = draw.sampling.unmasking in REWRITING
 
-@dataclass(frozen=True)
-class View:
-    """What a policy may look at: the masked positions before a step, with their logits."""
+    def enter(self, window: slice) -> None:
+        self.inside = np.zeros_like(self.is_free)
+        self.inside[window] = self.is_free[window]
+        self.steps, self.taken = num_steps(self.draw.sampling, int(self.inside.sum()), int(self.is_free.sum())), 0
+        self.may_end = self.draw.sampling.ends == "drawn" and self.draw.end_id not in self.draw.forbidden
 
-    logits: Array
-    positions: Array
-    moment: Moment
-    end_id: int
+    def is_unfinished(self) -> bool:
+        return self.taken < self.steps if self.rewrites else bool(self._is_masked(self.inside).any())
 
+    def advance(self, network: Network) -> Array:
+        view = self._view(cache(partial(network, self.ids)))
+        if self.may_end:
+            self._end_text(view)
+            view = self._view(view.look)
+        self.ids = written(view, POLICIES[self.draw.sampling.unmasking](view))
+        self.step += 1
+        self.taken += 1
+        return self.ids
 
-def canvas(prompt: list[int], seq_len: int, special: Special) -> Array:
-    """The prompt's tokens, then masks."""
-    return np.array(prompt + [special.mask_id] * (seq_len - len(prompt)), dtype=np.int64)
+    def _is_masked(self, among: Array) -> Array:
+        masked: Array = among & (self.ids == self.draw.mask_id)
+        return masked
 
+    def _view(self, look: Callable[[], Array]) -> View:
+        draw = self.draw
+        if draw.sampling.ends == "drawn" and not self.may_end:
+            draw = replace(draw, forbidden=(*draw.forbidden, draw.end_id))
+        is_masked = self._is_masked(self.inside)
+        remaining, total = int(self._is_masked(self.is_free).sum()), int(self.is_free.sum())
+        return View(
+            look, self.ids, self.inside, is_masked, draw, self.step, self.steps, self.taken,
+            count=to_open(int(is_masked.sum()), self.steps, self.taken, draw.sampling.grid),
+            written=1 - remaining / max(1, total),
+        )  # fmt: skip
 
-def denoise(
-    network: Network, start: Array, special: Special, sampling: Sampling, draw: tuple[int, int]
-) -> Iterator[Array]:
-    """The canvas after each step, until no position is masked. draw: the seed and the number of the sample."""
-    ids = start.copy()
-    total = int((ids == special.mask_id).sum())
-    num_steps = min(sampling.num_sampling_steps, total)
-    for step in range(num_steps):
-        moment = Moment(*draw, step)
-        masked = np.flatnonzero(ids == special.mask_id)
-        logits = network(ids)[masked]
-        scores = POLICIES[sampling.unmasking](View(logits, masked, moment, special.end_id))
-        opened = choose(scores, len(masked) - masked_after(total, step, num_steps))
-        ids[masked[opened]] = draw_tokens(logits[opened], masked[opened], moment, sampling)
-        yield ids.copy()
-
-
-def masked_after(total: int, step: int, num_steps: int) -> int:
-    """How many of `total` positions stay masked after a step, counted from 0: an even grid."""
-    return total * (num_steps - 1 - step) // num_steps
-
-
-def choose(scores: Array, count: int) -> Array:
-    """Indices of the `count` largest scores; ties go to the lower position."""
-    return np.argsort(-scores, kind="stable")[:count]
-
-
-def random(view: View) -> Array:
-    """A random order."""
-    sample, step = np.int64(view.moment.sample), np.int64(view.moment.step)
-    words: Array = draws.position_words(view.moment.seed, sample, step, view.positions)
-    return words
+    def _end_text(self, view: View) -> None:
+        """Draw where the text ends, put end tokens from there on, and allow no others in the window."""
+        tail = ended(view) & self._is_masked(self.is_free)
+        self.ids = np.where(tail, self.draw.end_id, self.ids)
+        self.is_free, self.inside, self.may_end = self.is_free & ~tail, self.inside & ~tail, False
+        if not self.rewrites:
+            self.steps = min(self.steps, int(self.inside.sum()))
 
 
-def confidence(view: View) -> Array:
-    """The most certain position first; one that wants the end token waits until no other is left."""
-    total = np.exp(view.logits - view.logits.max(axis=-1, keepdims=True)).sum(axis=-1)
-    wants_end = view.logits.argmax(axis=-1) == view.end_id
-    scores: Array = -np.log(total) - np.float32(END_PENALTY) * wants_end.astype(np.float32)
-    return scores
+def num_steps(sampling: Sampling, masks: int, total: int) -> int:
+    """How many steps a window takes at most to write so many positions, out of so many of the canvas."""
+    if sampling.unmasking == "first_hitting":
+        return masks
+    share = -(-sampling.num_sampling_steps * masks // max(total, 1))
+    return share if sampling.unmasking in REWRITING else min(share, masks)
 
 
-POLICIES = {"confidence": confidence, "random": random}
+def to_open(left: int, steps: int, taken: int, grid: str) -> int:
+    """How many of `left` masks to open at a step when `taken` of `steps` were taken: one at least, all at the last."""
+    if taken + 1 >= steps:
+        return left
+    before, after = (masked_share(grid, (taken + ahead) / steps) for ahead in (0, 1))
+    return max(1, left - math.floor(left * after / before + 1e-9)) if left else 0
 
 
-def draw_tokens(logits: Array, positions: Array, moment: Moment, sampling: Sampling) -> Array:
-    """One token for each row by the Gumbel-max trick in float64, over what the filters leave."""
-    if sampling.temperature == 0:
-        return best(logits)
-    scaled = keep_likely(logits.astype(np.float64) / sampling.temperature, sampling)
-    uniform = token_uniforms(positions, moment, vocab_size=logits.shape[-1])
-    return best(scaled - np.log(-np.log(uniform)))
-
-
-def best(scores: Array) -> Array:
-    """The id with the largest score in each row; ties go to the lower id."""
-    ids: Array = scores.argmax(axis=-1)
+def written(view: View, move: Move) -> Array:
+    """The ids after the move."""
+    ids = view.ids.copy()
+    if move.remasked is not None:
+        ids[move.remasked] = view.draw.mask_id
+    if move.opened.any():
+        ids[move.opened] = view.tokens_at(move.opened)
     return ids
 
 
-def token_uniforms(positions: Array, moment: Moment, vocab_size: int) -> Array:
-    """A number in (0, 1) for each position and token id."""
-    block = np.arange(-(-vocab_size // draws.LANES), dtype=np.int64)[None]
-    words = draws.words(moment.seed, np.int64(moment.sample), np.int64(moment.step), positions[:, None], block)
-    lanes = np.stack(words, axis=-1).reshape(len(positions), -1)[:, :vocab_size]
-    uniform: Array = draws.to_unit(lanes.astype(np.float64))
-    return uniform
+def ended(view: View) -> Array:
+    """Which positions lie behind the drawn end of the text, in the window and after it.
 
-
-def keep_likely(scaled: Array, sampling: Sampling) -> Array:
-    """Top-k, then the smallest set of most likely tokens that reaches top_p; the rest gets -inf. Ties: lower id."""
-    if sampling.top_k is None and sampling.top_p == 1:
-        return scaled
-    order = np.argsort(-scaled, axis=-1, kind="stable")
-    ordered = np.take_along_axis(scaled, order, axis=-1)
-    if sampling.top_k is not None:
-        ordered[:, sampling.top_k :] = -np.inf
-    weight = np.exp(ordered - ordered[:, :1])
-    reached = (weight / weight.sum(axis=-1, keepdims=True)).cumsum(axis=-1)
-    ordered[:, 1:][reached[:, :-1] >= sampling.top_p] = -np.inf
-    kept = np.empty_like(scaled)
-    np.put_along_axis(kept, order, ordered, axis=-1)
-    return kept
+    What the model says of the end token at a position is the probability that the text is over by there, and one
+    uniform number picks the place. At temperature 0 it is the median.
+    """
+    over = np.zeros(view.ids.shape, dtype=np.float32)
+    over[view.is_masked] = probability_of(view.logits_at(view.is_masked), view.draw.end_id)
+    _, high, low, _ = view.draw.row_words(view.step)
+    uniform = draws.pair_to_unit(high, low) if view.draw.sampling.temperature else 0.5
+    behind: Array = np.maximum.accumulate(over).astype(np.float64) > uniform
+    return behind

@@ -37,22 +37,36 @@ def stories() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tokenizer(stories: list[str]) -> Tokenizer:
-    backend = train_bpe([stories], TokenizerConfig(vocab_size=300))
-    backend.add_special_tokens([MASK])
-    return Tokenizer(backend)
+    return trained(stories, TokenizerConfig(vocab_size=300))
 
 
 @pytest.fixture(scope="session")
 def pipeline(tokenizer: Tokenizer) -> DiffusionPipeline:
-    """Every layer acts, and the end token is now and then the best one, so that its penalty matters."""
+    return opinionated(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def chat_pipeline(stories: list[str]) -> DiffusionPipeline:
+    """With room behind the tags that stand before a story."""
+    return opinionated(trained(stories, TokenizerConfig(vocab_size=300, chat=True)), 48, end_weight=3.0)
+
+
+def trained(stories: list[str], config: TokenizerConfig) -> Tokenizer:
+    backend = train_bpe([stories], config)
+    backend.add_special_tokens([MASK])
+    return Tokenizer(backend)
+
+
+def opinionated(tokenizer: Tokenizer, seq_len: int = SEQ_LEN, end_weight: float = 1.5) -> DiffusionPipeline:
+    """Every layer acts, and a token that ends a text is now and then the best one."""
     torch.manual_seed(0)
     config = ModelConfig(d_model=32, num_layers=2, num_heads=2)
-    model = Denoiser(config, vocab_size=tokenizer.vocab_size, seq_len=SEQ_LEN).eval()
+    model = Denoiser(config, vocab_size=tokenizer.vocab_size, seq_len=seq_len).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.normal_(std=1.5 * weight.shape[1] ** -0.5)
-        model.output.weight[tokenizer.end_id] *= 1.5
+        model.output.weight[list(tokenizer.stop_ids)] *= end_weight
     return DiffusionPipeline(model, tokenizer, ModelFolder.of(model, end_id=tokenizer.end_id, objective={}))
 
 
@@ -65,4 +79,11 @@ def rows(tokenizer: Tokenizer, stories: list[str]):
 def bundle(pipeline: DiffusionPipeline, rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("a place") / "bundle"
     export_bundle(pipeline, folder, sampling=SamplingConfig(), export=ExportConfig(), rows=rows, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_bundle(chat_pipeline: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chat") / "bundle"
+    export_bundle(chat_pipeline, folder, sampling=SamplingConfig(), export=ExportConfig(), rows=None, seed=0)
     return folder

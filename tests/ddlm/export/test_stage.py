@@ -16,6 +16,7 @@ from ddlm.data.shards import build as build_shards
 from ddlm.diffusion import SamplingConfig
 from ddlm.export import ExportConfig, stage
 from ddlm.export.onnx import GraphError
+from ddlm.generation import DiffusionPipeline
 from ddlm.tokenizer import TokenizerConfig
 
 SAMPLING = SamplingConfig(unmasking="random", num_sampling_steps=4, top_k=7)
@@ -95,11 +96,35 @@ def export(pipeline, folder, rows=None, **settings):
     return stage.export_bundle(pipeline, folder, sampling=SAMPLING, export=config, rows=rows, seed=0)
 
 
-def test_without_text_random_tokens_are_compared_and_the_manifest_says_so(pipeline, tmp_path):
-    assert export(pipeline, tmp_path / "deep" / "bundle")["text"] == "random tokens"
-    manifest = json.loads((tmp_path / "deep" / "bundle" / "manifest.json").read_text())
-    assert manifest["parity"]["text"] == "random tokens"
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["bundle"]
+@pytest.fixture(scope="module")
+def packed(pipeline, tmp_path_factory):
+    """The bundle of a model whose rows were full of stories, made without text."""
+    config = pipeline.config.model_copy(update={"layout": "packed"})
+    folder = tmp_path_factory.mktemp("packed") / "deep" / "bundle"
+    export(DiffusionPipeline(pipeline.model, pipeline.tokenizer, config), folder)
+    return folder
+
+
+def test_without_text_random_tokens_are_compared_and_the_manifest_says_so(packed):
+    assert json.loads((packed / "manifest.json").read_text())["parity"]["text"] == "random tokens"
+    assert [path.name for path in packed.parent.iterdir()] == ["bundle"]
+
+
+def test_a_model_of_packed_rows_draws_no_ends_in_the_bundle_either(packed):
+    manifest = json.loads((packed / "manifest.json").read_text())
+    assert SamplingConfig(**manifest["sampling"]) == SAMPLING.model_copy(update={"ends": "free"})
+    last = SamplingConfig(ends="last")
+    assert stage.settings(last, "packed") == last
+
+
+def test_a_cache_that_changes_texts_is_refused_and_leaves_nothing(pipeline, tmp_path):
+    approximate = SamplingConfig(block_size=8, cache="approximate")
+    with pytest.raises(UserError, match=r'"approximate".*wanted "exact" or "off"; change sampling\.cache') as refused:
+        stage.export_bundle(
+            pipeline, tmp_path / "bundle", sampling=approximate, export=ExportConfig(), rows=None, seed=0
+        )
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_is_refused_by_name_and_left_alone(pipeline, tmp_path):

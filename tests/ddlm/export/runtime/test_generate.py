@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import pytest
 import torch
 
 from ddlm.diffusion import SamplingConfig
-from ddlm.diffusion.unmasking import POLICIES, View
 from ddlm.export.bundle import PROGRAM
-from ddlm.export.runtime import generate, sampler
+from ddlm.export.runtime import contents, generate, tokens
+from ddlm.generation import Generation, Sample
 
 BLOCKER = """
 import sys
@@ -41,12 +42,17 @@ CASES = [
     ("", 3, {"temperature": 0.0, "unmasking": "random", "num_sampling_steps": 5}),
     ("A <|endoftext|> in the  café 🙂\n", 4, {"num_sampling_steps": 1}),
     ("She", 5, {"temperature": 1.0, "num_sampling_steps": 7, "top_k": 5, "top_p": 1.0}),
-    ("She", -6, {"temperature": 1.3, "top_p": 0.5, "unmasking": "random"}),
+    ("She", -6, {"temperature": 1.3, "top_p": 0.5, "unmasking": "first_hitting"}),
     ("The dog", 2**33 + 7, {"num_sampling_steps": 1000, "top_k": 1}),
+    ("One day", 8, {"length": 9, "temperature": 1.2}),
+    ("The dog", 9, {"length": 12, "unmasking": "remdm_cap", "num_sampling_steps": 20}),
+    ("", 10, {"unmasking": "entropy_bound", "temperature": 1.0}),
+    ("One day", 11, {"unmasking": "revise", "num_sampling_steps": 6}),
 ]
+CHATS = [("", 0, {}), ("One day", 1, {"temperature": 1.3, "unmasking": "left_to_right"}), ("She", 2, {"length": 7})]
 FLAGS = {
     "num_sampling_steps": "--steps", "unmasking": "--unmasking", "temperature": "--temperature", "top_k": "--top-k",
-    "top_p": "--top-p",
+    "top_p": "--top-p", "length": "--length",
 }  # fmt: skip
 
 
@@ -73,105 +79,119 @@ def test_the_device_really_lacks_torch_and_ddlm(device, tmp_path):
         assert "is not on this device" in python(device, tmp_path, "-c", f"import {name}").stderr
 
 
-def test_the_bundle_writes_the_librarys_text(bundle, pipeline, device, tmp_path):
-    asked = json.dumps([flags(*case, samples=2) for case in CASES])
-    done = python(device, tmp_path, "-c", MANY, bundle, stdin=asked)
+@pytest.mark.parametrize(("folder", "writer", "cases"), [
+    ("bundle", "pipeline", CASES), ("chat_bundle", "chat_pipeline", CHATS),
+], ids=["stories", "chat"])  # fmt: skip
+def test_the_bundle_writes_the_librarys_text(request, device, tmp_path, folder, writer, cases):
+    folder, pipeline = request.getfixturevalue(folder), request.getfixturevalue(writer)
+    asked = json.dumps([flags(*case, samples=2) for case in cases])
+    done = python(device, tmp_path, "-c", MANY, folder, stdin=asked)
     assert done.returncode == 0, done.stderr
     made = [json.loads(line) for line in done.stdout.splitlines()]
+    device_bundle = contents.load_bundle(folder, threads=1)
     same = [
-        require_same(pipeline, bundle, prompt, seed, SamplingConfig(**settings), document)
-        for (prompt, seed, settings), document in zip(CASES, made, strict=True)
+        sum(same_samples(pipeline, device_bundle, case, document)) for case, document in zip(cases, made, strict=True)
     ]
-    assert sum(same) >= len(CASES) - 1
+    assert sum(same) >= 2 * len(cases) - 2
     lengths = {len(sample["tokens"]) for document in made for sample in document["samples"]}
-    assert len(lengths) > 3  # some texts end by themselves, some fill the canvas
+    assert len(lengths) >= 3  # some texts end by themselves, some fill the canvas
 
 
-def require_same(pipeline, bundle, prompt, seed, sampling, made):
-    """Equal samples; where one differs, the two runtimes chose between candidates of equal score but for rounding.
-
-    Returns whether all are equal.
-    """
-    library = pipeline.generate(prompt, num_samples=2, sampling=sampling, seed=seed)
-    assert made["num_sampling_steps"] == library.num_sampling_steps
-    same = True
+def same_samples(pipeline, bundle, case, made):
+    """For each sample whether it is the library's. One that is not was a choice that hung on the logits' rounding."""
+    prompt, seed, settings = case
+    sampling = SamplingConfig(**{name: value for name, value in settings.items() if name != "length"})
+    library = pipeline.generate(prompt, num_samples=2, sampling=sampling, seed=seed, length=settings.get("length"))
+    same = []
     for number, (ours, theirs) in enumerate(zip(library.samples, made["samples"], strict=True)):
-        if tuple(theirs["tokens"]) != ours.tokens:
-            same = False
-            network = network_of(bundle)
-            assert gap_at_first_difference(pipeline, network, prompt, sampling, (seed, number)) < 1e-4
-        else:
-            assert theirs == {"text": ours.text, "tokens": list(ours.tokens), "prompt": prompt, "seed": seed}
+        same.append(theirs == {**asdict(ours), "tokens": list(ours.tokens)})
+        assert same[-1] or is_fragile(replace(bundle, network=torch_network(pipeline)), case, number)
+    assert made["num_sampling_steps"] == library.num_sampling_steps or not all(same)
     return same
 
 
-def network_of(bundle):
-    return generate.load_network(bundle / "model.onnx", threads=1)
+def is_fragile(bundle, case, number, size=1e-5):
+    """Whether errors larger than onnxruntime's change the text."""
+    calm = text_of(bundle, case, number)
+    return any(text_of(replace(bundle, network=noisy(bundle.network, size, trial)), case, number) != calm
+               for trial in range(8))  # fmt: skip
 
 
-def gap_at_first_difference(pipeline, network, prompt, sampling, draw):
-    """How far apart, in the library's scores, the two runtimes' choices are where they first part; 0 if nowhere."""
-    special = sampler.Special(pipeline.tokenizer.end_id, pipeline.tokenizer.mask_id)
-    start = sampler.canvas(pipeline.tokenizer.encode(prompt), pipeline.seq_len, special)
-    ours = [start, *runtime_states(torch_network(pipeline), start, special, sampling, draw)]
-    theirs = [start, *runtime_states(network, start, special, sampling, draw)]
-    for step, (before, one, other) in enumerate(zip(ours, ours[1:], theirs[1:], strict=False)):
-        opened = [np.flatnonzero(after != before) for after in (one, other)]
-        if not np.array_equal(*opened):
-            return position_gap(pipeline, before, sampling, (*draw, step), *opened)
-        if not np.array_equal(one, other):
-            return token_gap(pipeline, before, sampling, (*draw, step), one, other)
-    return 0.0
-
-
-def runtime_states(network, start, special, sampling, draw):
-    return list(sampler.denoise(network, start, special, sampler.Sampling(**sampling.model_dump()), draw))
+def text_of(bundle, case, number):
+    asked = generate.command_line().parse_args(flags(*case, samples=1))
+    draft = generate.draft_of(bundle, asked.prompt, asked.length)
+    return generate.write(bundle, draft, asked, number, generate.sampling_from(asked, bundle.sampling))
 
 
 def torch_network(pipeline):
     return lambda ids: pipeline.model(torch.from_numpy(ids)[None]).detach()[0].numpy()
 
 
-def position_gap(pipeline, canvas, sampling, moment, one, other):
-    logits = torch.from_numpy(torch_network(pipeline)(canvas))[None]
-    seed, number, step = moment
-    view = View(logits, torch.tensor([number]), step, seed, pipeline.tokenizer.end_id)
-    score = POLICIES[sampling.unmasking](view)[0].double().numpy()
-    return np.ptp(score[np.setxor1d(one, other)])
-
-
-def token_gap(pipeline, canvas, sampling, moment, one, other):
-    (position, *_) = np.flatnonzero(one != other)
-    logits = torch_network(pipeline)(canvas)[[position]].astype(np.float64)
-    scores = logits
-    if sampling.temperature:
-        at = sampler.Moment(*moment)
-        uniform = sampler.token_uniforms(np.array([position]), at, logits.shape[-1])
-        scores = logits / sampling.temperature - np.log(-np.log(uniform))
-    return abs(scores[0, one[position]] - scores[0, other[position]])
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("unmasking", sorted(POLICIES))
-def test_where_rounding_parts_two_texts_the_candidates_were_nearly_equal(pipeline, unmasking, temperature):
-    """The same network with rounding errors larger than onnxruntime's, and with real errors."""
-    sampling = SamplingConfig(unmasking=unmasking, temperature=temperature, top_p=1.0)
-    gaps = {}
-    for size in (1e-5, 1.0):
-        network = noisy(torch_network(pipeline), size)
-        gaps[size] = [gap_at_first_difference(pipeline, network, "One day", sampling, (seed, 0)) for seed in range(4)]
-    assert max(gaps[1e-5]) < 1e-4
-    assert max(gaps[1.0]) > 1e-2
-
-
-def noisy(network, size):
-    generator = np.random.default_rng(0)
+def noisy(network, size, trial):
+    generator = np.random.default_rng(trial)
 
     def disturbed(ids):
         logits = network(ids)
         return logits + generator.uniform(-size, size, logits.shape).astype(np.float32)
 
     return disturbed
+
+
+@pytest.mark.parametrize("unmasking", ["confidence", "random", "revise"])
+def test_few_texts_hang_on_rounding_and_all_on_real_errors(pipeline, bundle, unmasking):
+    """So that a sampler which differs from the library's is not taken for rounding."""
+    exact = replace(contents.load_bundle(bundle, threads=1), network=torch_network(pipeline))
+    cases = [("One day", seed, {"unmasking": unmasking, "num_sampling_steps": 8}) for seed in range(4)]
+    assert sum(is_fragile(exact, case, 0) for case in cases) <= 1
+    assert all(is_fragile(exact, case, 0, size=1.0) for case in cases)
+
+
+def test_an_id_that_no_text_may_have_does_not_come_out_however_likely_it_is(chat_bundle):
+    loaded = contents.load_bundle(chat_bundle, threads=1)
+    unwanted = list(loaded.forbidden)
+
+    def network(ids):
+        logits = loaded.network(ids)
+        logits[:, unwanted] = 50
+        return logits
+
+    asked = generate.command_line().parse_args(["One day", "--samples=5"])
+    made = generate.generate(replace(loaded, network=network), asked, loaded.sampling)
+    assert not {token for sample in made["samples"] for token in sample["tokens"]} & set(unwanted)
+    assert all(sample["text"].startswith("One day") for sample in made["samples"])
+
+
+def test_an_end_that_is_asked_for_late_does_not_come_early_and_cuts_there(bundle):
+    loaded = contents.load_bundle(bundle, threads=1)
+
+    def network(ids):
+        logits = loaded.network(ids)
+        logits[:, loaded.end_id] = 50
+        return logits
+
+    ends = replace(loaded, network=network)
+    for length in (1, 6, 20):
+        asked = generate.command_line().parse_args(["One day", f"--length={length}"])
+        (sample,) = generate.generate(ends, asked, loaded.sampling)["samples"]
+        assert len(sample["tokens"]) == len(loaded.encode("One day")) + length
+        assert loaded.end_id not in sample["tokens"]
+    asked = generate.command_line().parse_args(["One day"])
+    assert generate.generate(ends, asked, loaded.sampling)["samples"][0]["text"] == "One day"
+
+
+def test_another_policy_drops_what_belongs_to_the_manifests(bundle):
+    configured = SamplingConfig(unmasking="threshold", threshold=0.4, most_per_step=3, grid="cosine")
+    defaults = tokens.Sampling(**configured.model_dump())
+
+    def chosen(*flags):
+        return asdict(generate.sampling_from(generate.command_line().parse_args(flags), defaults))
+
+    assert chosen() == configured.model_dump()
+    assert chosen("--steps=3") == {**configured.model_dump(), "num_sampling_steps": 3}
+    random = SamplingConfig(**chosen("--unmasking=random"))  # which the library would refuse with a threshold
+    assert random == SamplingConfig(unmasking="random", grid="cosine")
+    bound = SamplingConfig(**chosen("--unmasking=entropy_bound"))
+    assert bound == SamplingConfig(unmasking="entropy_bound", most_per_step=3, grid="cosine")
 
 
 def test_the_command_runs_as_the_readme_says(bundle, pipeline, device, tmp_path):
@@ -183,7 +203,8 @@ def test_the_command_runs_as_the_readme_says(bundle, pipeline, device, tmp_path)
 def test_json_has_the_keys_of_the_library(bundle, device, tmp_path):
     done = python(device, tmp_path, bundle / "generate.py", "One day", "--json", "--samples=2", "--steps=3")
     document = json.loads(done.stdout)
-    assert set(document) == {"samples", "num_sampling_steps", "calls", "seconds", "tokens_per_s", "unmasking"}
+    assert list(document) == [field.name for field in fields(Generation)]
+    assert list(document["samples"][0]) == [field.name for field in fields(Sample)]
     assert document["num_sampling_steps"] == 3
     assert document["calls"] == 6
     assert document["unmasking"] == "confidence"
@@ -196,7 +217,9 @@ def test_stream_shows_every_state_and_leaves_stdout_alone(bundle, capsys, run_he
     text, states = capsys.readouterr()
     states = states.splitlines()
     masked = len(sampler_start(pipeline, "One day"))
-    assert [state.count(generate.MASK_SIGN) for state in states] == [masked * left // 4 for left in (3, 2, 1, 0)]
+    left = [state.count(generate.MASK_SIGN) for state in states]
+    assert len(left) == 4
+    assert masked > left[0] > left[1] > left[2] > left[3] == 0
     assert all(state.startswith("One day") for state in states)
     assert text == pipeline.generate("One day", sampling=SamplingConfig(num_sampling_steps=4)).samples[0].text + "\n"
 
@@ -228,7 +251,9 @@ def run_here(monkeypatch):
         (["--temperature=-1"], "argument --temperature: got -1, wanted 0 or more"),
         (["--temperature=nan"], "argument --temperature: got nan, wanted 0 or more"),
         (["--backend=cuda"], "argument --backend: invalid choice: 'cuda'"),
-        (["--unmasking=luck"], "unknown unmasking 'luck'; wanted one of confidence, random"),
+        (["--unmasking=luck"], "unknown unmasking 'luck'; wanted one of random, first_hitting, left_to_right, conf"),
+        (["One day", "--length=31"], "--length 31: wanted 1 to "),
+        (["--length=0"], "argument --length: got 0, wanted at least 1"),
         (["--colour=red"], "unrecognized arguments: --colour=red"),
         (["a " * 40], "but the model writes 32 in all; shorten it to at most 31 tokens"),
         (["\udcff"], "is not valid UTF-8"),
@@ -262,7 +287,7 @@ def test_a_truncated_model_is_refused_in_one_line(copied, device, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", generate.DECIDE_THE_TEXT)
+@pytest.mark.parametrize("name", contents.DECIDE_THE_TEXT)
 def test_a_flipped_byte_is_found(copied, capsys, run_here, name):
     data = bytearray((copied / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -271,14 +296,14 @@ def test_a_flipped_byte_is_found(copied, capsys, run_here, name):
     require_one_line(capsys.readouterr(), f"{copied / name} has another sha256 than manifest.json says")
 
 
-@pytest.mark.parametrize("name", [*generate.DECIDE_THE_TEXT, "manifest.json"])
+@pytest.mark.parametrize("name", [*contents.DECIDE_THE_TEXT, "manifest.json"])
 def test_a_missing_file_is_named(copied, capsys, run_here, name):
     (copied / name).unlink()
     assert run_here(copied) == 2
     require_one_line(capsys.readouterr(), f"{copied / name} is missing")
 
 
-@pytest.mark.parametrize("name", ["sampler.py", "draws.py"])
+@pytest.mark.parametrize("name", sorted(set(PROGRAM) - {"generate.py"}))
 def test_a_missing_program_file_is_one_line_in_a_fresh_process(copied, device, tmp_path, name):
     (copied / name).unlink()
     done = python(device, tmp_path, copied / "generate.py")
@@ -291,7 +316,7 @@ def test_a_missing_program_file_is_one_line_in_a_fresh_process(copied, device, t
     ("changed", "line"),
     [
         ({"seq_len": 31}, "does not match its own checksum"),
-        ({"format_version": 2}, "has format_version 2, wanted 1"),
+        ({"format_version": 1}, "has format_version 1, wanted 2"),
     ],
 )
 def test_a_changed_manifest_is_refused(copied, capsys, run_here, changed, line):
@@ -312,9 +337,9 @@ def test_characters_that_the_tokenizer_never_saw_are_named(tmp_path):
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(tmp_path / "tokenizer.json"))
-    encode, _ = generate.load_tokenizer(tmp_path / "tokenizer.json")
+    encode, _ = contents.load_tokenizer(tmp_path / "tokenizer.json")
     assert encode("abba") == [0, 1, 1, 0]
-    with pytest.raises(generate.InputError, match="never saw the characters 'yz'; leave them out"):
+    with pytest.raises(contents.InputError, match="never saw the characters 'yz'; leave them out"):
         encode("abzy")
 
 

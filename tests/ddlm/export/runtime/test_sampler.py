@@ -5,76 +5,164 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from ddlm import diffusion
 from ddlm.diffusion import SamplingConfig, unmasking
 from ddlm.diffusion import sampler as library
-from ddlm.export.runtime import sampler
+from ddlm.diffusion import tokens as library_tokens
+from ddlm.export.runtime import sampler, tokens
+from ddlm.export.runtime import unmasking as runtime_unmasking
 
 END_ID, MASK_ID, LENGTH = 0, 9, 12
-SPECIAL = sampler.Special(END_ID, MASK_ID)
-SETTINGS = [
-    SamplingConfig(unmasking=name, num_sampling_steps=steps, temperature=temperature, top_k=top_k, top_p=top_p)
-    for name, steps, temperature, (top_k, top_p) in itertools.product(
-        unmasking.POLICIES, (1, 5, 40), (0.0, 0.7, 1.0), ((None, 1.0), (None, 0.6), (3, 1.0), (4, 0.8))
-    )
+SHAPES = list(itertools.product((1, 5, 40), ("drawn", "last", "free"), (None, 5), (0.0, 0.7, 1.0)))
+EXTRAS = [
+    {"top_p": 1.0},
+    {"top_p": 0.6, "grid": "cosine"},
+    {"top_k": 3, "top_p": 1.0, "final_temperature": 0.3},
+    {"top_k": 4, "top_p": 0.8, "repetition_penalty": 1.5, "grid": "cosine"},
+    {"top_p": 0.9, "final_temperature": 1.4, "temperature_schedule": "cosine"},
 ]
+OWN = {
+    "threshold": [{"threshold": 0.3}, {"threshold": 0.6, "most_per_step": 2}],
+    "entropy_bound": [{"entropy_bound": 0.9}, {"entropy_bound": 2.5, "most_per_step": 3}, {"entropy_bound": 0.0}],
+    "remdm_cap": [{"remask_share": 0.3}],
+    "remdm_rescale": [{"remask_share": 0.7}],
+    "remdm_loop": [{"remask_share": 0.2}],
+}
+DRAWS = [(0, 0, ()), (7, 2, (4,)), (2**40 + 1, 1, (4, END_ID)), (-3, 5, ())]
+"""Seed, sample number, forbidden ids."""
 
 
-def network(ids):
-    """Coarse logits, so that ties are common, from everything on the canvas."""
-    seed = int(ids @ np.arange(1, LENGTH + 1))
-    return np.random.default_rng(seed).integers(-3, 4, (LENGTH, MASK_ID)).astype(np.float32) / 2
+def settings(policy):
+    """Every shape; what else there is to set takes turns."""
+    extras, own = itertools.cycle(EXTRAS), itertools.cycle([{}, *OWN.get(policy, [])])
+    for (steps, ends, block_size, temperature), extra, mine in zip(SHAPES, extras, own, strict=False):
+        chosen = {name: value for name, value in extra.items() if temperature or name != "final_temperature"}
+        yield SamplingConfig(
+            unmasking=policy, num_sampling_steps=steps, ends=ends, block_size=block_size, temperature=temperature,
+            **chosen, **mine,
+        )  # fmt: skip
 
 
-def denoiser(ids):
-    return torch.from_numpy(np.stack([network(row.numpy()) for row in ids]))
+class Network:
+    """From everything on the canvas to one of a few rows of logits for each position, so that scores tie, exactly.
+
+    In some rows two tokens tie too. Sums over other rows differ by more than the two libraries' roundings.
+    """
+
+    def __init__(self):
+        generator = np.random.default_rng(5)
+        self.rows = generator.normal(0, 2, (24, MASK_ID)).astype(np.float32)
+        self.rows[::3, 2] = self.rows[::3].max(axis=1)
+        self.rows[::4, END_ID] += 2
+        self.calls = 0
+
+    def __call__(self, ids):
+        self.calls += 1
+        seed = int(ids @ np.arange(1, len(ids) + 1))
+        generator = np.random.default_rng(seed)
+        return self.rows[generator.choice(generator.integers(0, len(self.rows), 4), len(ids))]
 
 
-def library_states(canvas, config, seed, number):
-    states = []
-    draw = library.Draw(config, seed, torch.tensor([number]), END_ID)
-    library.sample(denoiser, torch.from_numpy(canvas)[None], MASK_ID, draw, lambda step: states.append(step.ids[0]))
-    return [state.numpy() for state in states[1:]]
+def draw_of(config, seed, number, forbidden):
+    return tokens.Draw(tokens.Sampling(**config.model_dump()), seed, number, END_ID, MASK_ID, forbidden)
 
 
-@pytest.mark.parametrize("config", SETTINGS, ids=str)
-def test_every_state_of_the_canvas_is_the_librarys(config):
-    start = sampler.canvas([3, 1], LENGTH, SPECIAL)
-    sampling = sampler.Sampling(**config.model_dump())
-    for seed, number in ((0, 0), (7, 2), (2**40 + 1, 1)):
-        states = list(sampler.denoise(network, start, SPECIAL, sampling, (seed, number)))
-        assert np.array_equal(states, library_states(start, config, seed, number))
+def library_states(canvas, config, seed, number, forbidden):
+    """The states after each step, and the calls."""
+    network = Network()
+    denoiser = unmasking.everywhere(lambda ids: torch.from_numpy(np.stack([network(row.numpy()) for row in ids])))
+    draw = library_tokens.Draw(config, seed, torch.tensor([number]), END_ID, forbidden)
+    _, *steps = library.denoise(denoiser, torch.from_numpy(canvas)[None], MASK_ID, draw)
+    return [step.ids[0].numpy() for step in steps], network.calls
 
 
-def test_it_knows_the_policies_of_the_library_and_its_penalty():
-    assert set(sampler.POLICIES) == set(unmasking.POLICIES)
-    assert sampler.END_PENALTY == unmasking.END_PENALTY
+def canvas(*fixed):
+    return np.array(list(fixed) + [MASK_ID] * (LENGTH - len(fixed)))
+
+
+@pytest.mark.parametrize("policy", unmasking.POLICIES)
+def test_every_state_of_the_canvas_and_every_call_is_the_librarys(policy):
+    for number, (config, draw) in enumerate(zip(settings(policy), itertools.cycle(DRAWS), strict=False)):
+        start, network = canvas(3, number % MASK_ID), Network()
+        start[6] = 5  # something in the middle stands already
+        states = list(sampler.denoise(network, start, draw_of(config, *draw)))
+        wanted, calls = library_states(start, config, *draw)
+        assert len(states) == len(wanted)
+        assert np.array_equal(states, wanted), config
+        assert network.calls == calls, config
+        assert MASK_ID not in states[-1]
+
+
+def test_the_texts_of_that_comparison_differ_and_some_end():
+    ends = [
+        int((list(sampler.denoise(Network(), canvas(3, 1), draw_of(config, seed, 0, ())))[-1] == END_ID).sum())
+        for config in settings("confidence")
+        for seed in range(2)
+    ]
+    assert len(set(ends)) > 4
+
+
+def test_it_knows_the_policies_of_the_library_and_their_numbers():
+    assert set(runtime_unmasking.POLICIES) == set(unmasking.POLICIES)
+    assert runtime_unmasking.SAMPLING_PARAMETERS == diffusion.SAMPLING_PARAMETERS
+    for name in ("REWRITING", "END_PENALTY", "LOOP_ON", "LOOP_OFF", "LOOP_ALPHA"):
+        assert getattr(runtime_unmasking, name) == getattr(unmasking, name)
 
 
 def test_it_takes_every_setting_of_the_library():
-    assert set(SamplingConfig.model_fields) == set(sampler.Sampling.__dataclass_fields__)
+    assert set(SamplingConfig.model_fields) == set(tokens.Sampling.__dataclass_fields__)
 
 
 def test_a_full_canvas_is_left_as_it_is():
-    start = sampler.canvas([1] * LENGTH, LENGTH, SPECIAL)
-    sampling = sampler.Sampling(**SamplingConfig().model_dump())
-    assert list(sampler.denoise(network, start, SPECIAL, sampling, (0, 0))) == []
+    network = Network()
+    assert list(sampler.denoise(network, canvas(*[1] * LENGTH), draw_of(SamplingConfig(), 0, 0, ()))) == []
+    assert network.calls == 0
 
 
-def test_the_smallest_likely_set_is_kept_and_ties_go_to_the_lower_id():
+def test_the_logits_of_the_network_are_left_as_they_are():
+    logits = np.zeros((LENGTH, MASK_ID), dtype=np.float32)
+    list(sampler.denoise(lambda ids: logits, canvas(), draw_of(SamplingConfig(), 0, 0, (4,))))
+    assert not logits.any()
+
+
+def sampling(**given):
+    return tokens.Sampling(**SamplingConfig(**given).model_dump())
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"top_p": 0.3}, [False, True, False, False]),
+        ({"top_p": 0.5}, [True, True, True, True]),
+        ({"top_p": 1.0, "top_k": 1}, [False, True, False, False]),
+        ({"top_p": 1.0, "top_k": 2}, [True, True, True, True]),
+    ],
+)
+def test_the_likely_tokens_are_kept_and_what_ties_with_the_last_of_them_too(given, kept):
     scaled = np.log(np.array([[0.2, 0.4, 0.2, 0.2]]))
-    kept = sampler.keep_likely(scaled, sampler.Sampling("random", 1, 1.0, None, 0.5))
-    assert np.isfinite(kept).tolist() == [[True, True, False, False]]
-    kept = sampler.keep_likely(scaled, sampler.Sampling("random", 1, 1.0, 3, 1.0))
-    assert np.isfinite(kept).tolist() == [[True, True, True, False]]
-
-
-def test_a_token_that_only_starts_where_top_p_is_reached_is_dropped():
-    kept = sampler.keep_likely(np.zeros((1, 4)), sampler.Sampling("random", 1, 1.0, None, 0.5))
-    assert np.isfinite(kept).tolist() == [[True, True, False, False]]
+    assert np.isfinite(tokens.keep_likely(scaled, sampling(**given))).tolist() == [kept]
 
 
 def test_a_temperature_beyond_float32_still_takes_the_best_token():
     logits = np.array([[1.0, 2.0]], dtype=np.float32)
-    sampling = sampler.Sampling("random", 1, 1e-40, None, 1.0)
-    assert sampler.draw_tokens(logits, np.array([0]), sampler.Moment(0, 0, 0), sampling).tolist() == [1]
+    drawn = tokens.draw_tokens(logits, np.array([0.01]), 1e-40, sampling(top_p=1.0))
+    assert drawn.tolist() == [1]
+
+
+@pytest.mark.parametrize("measure", ["log_odds", "margin", "entropy"])
+def test_a_vocabulary_of_usual_size_is_measured_as_by_the_library(measure):
+    logits = np.random.default_rng(1).normal(0, 4, (50, 4096)).astype(np.float32)
+    logits[3, 7] = 200  # all but certain
+    logits[5, [2, 9]] = logits[5].max()
+    logits[:, 11] = -np.inf
+    theirs = getattr(library_tokens, measure)(torch.from_numpy(logits)).numpy()
+    np.testing.assert_allclose(getattr(tokens, measure)(logits), theirs, rtol=2e-5, atol=1e-6)
+
+
+def test_a_parameter_of_another_policy_is_one_that_the_library_refuses():
+    for parameter, owners in runtime_unmasking.SAMPLING_PARAMETERS.items():
+        for policy in set(runtime_unmasking.POLICIES) - set(owners):
+            with pytest.raises(ValidationError, match=f"{parameter} is for unmasking"):
+                SamplingConfig(unmasking=policy, **{parameter: 1 if parameter == "most_per_step" else 0.5})

@@ -1,0 +1,179 @@
+"""What logits say about positions, and a token drawn for each: the library's `tokens` in numpy, for one row.
+
+Measures stay in float32 and draws in float64, as there: other roundings would open other positions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+if __package__:  # inside the library, which ships this file
+    from ddlm import draws
+else:
+    import draws  # type: ignore[import-not-found,no-redef]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is drawn: the fields of the library's `SamplingConfig`, which says what each means.
+
+    `cache` is for the library alone: here the network always sees the whole canvas, which is exact.
+    """
+
+    unmasking: str
+    num_sampling_steps: int
+    grid: str
+    block_size: int | None
+    cache: str
+    threshold: float | None
+    entropy_bound: float | None
+    most_per_step: int | None
+    remask_share: float | None
+    temperature: float
+    final_temperature: float | None
+    temperature_schedule: str
+    top_k: int | None
+    top_p: float
+    repetition_penalty: float
+    ends: str
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How tokens are drawn, and whose draws they are. forbidden: ids that can't come out."""
+
+    sampling: Sampling
+    seed: int
+    sample: int
+    end_id: int
+    mask_id: int
+    forbidden: tuple[int, ...] = ()
+
+    def words(self, step: int, position: Array) -> list[Array]:
+        """The four words of each position, as float64."""
+        sample, step_, block = (np.full_like(position, value) for value in (self.sample, step, draws.GENERATION_BLOCK))
+        return [word.astype(np.float64) for word in draws.words(self.seed, sample, step_, position, block)]
+
+    def row_words(self, step: int) -> list[float]:
+        """Four words for the whole row."""
+        return [float(word[0]) for word in self.words(step, np.array([draws.WHOLE_ROW], dtype=np.int64))]
+
+    def uniform(self, step: int, position: Array) -> Array:
+        """The number of each position that chooses its token."""
+        _, high, low, _ = self.words(step, position)
+        numbers: Array = draws.pair_to_unit(high, low)
+        return numbers
+
+
+def temperature_at(sampling: Sampling, written: float) -> float:
+    """written: the share of the text that is written already, 0 … 1."""
+    if sampling.final_temperature is None:
+        return sampling.temperature
+    progress = float(np.float32(written))  # the library takes it as float32
+    if sampling.temperature_schedule == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    return sampling.temperature + (sampling.final_temperature - sampling.temperature) * progress
+
+
+def log_odds(logits: Array) -> Array:
+    """log(p / (1 - p)) of the most likely token, at most 100."""
+    weight, is_best = weights(logits)
+    others = np.where(is_best, np.float32(0), weight).sum(axis=-1) + (is_best.sum(axis=-1) - 1).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        odds: Array = -np.maximum(np.log(others), np.float32(-100))
+    return odds
+
+
+def margin(logits: Array) -> Array:
+    """The probability of the most likely token less that of the next."""
+    weight, is_best = weights(logits)
+    next_best = np.where(is_best, np.float32(0), weight).max(axis=-1)
+    second = np.where(is_best.sum(axis=-1) == 1, next_best, np.float32(1))
+    ahead: Array = (1 - second) / weight.sum(axis=-1)
+    return ahead
+
+
+def entropy(logits: Array) -> Array:
+    """In nats."""
+    weight, _ = weights(logits)
+    total = weight.sum(axis=-1)
+    nats: Array = np.log(total) - (weight * np.log(np.where(weight > 0, weight, 1))).sum(axis=-1) / total
+    return nats
+
+
+def weights(logits: Array) -> tuple[Array, Array]:
+    """Probabilities as shares of the largest one, and which are that one."""
+    weight = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weight, weight == 1
+
+
+def wants(logits: Array, token: int) -> Array:
+    """bool[n]: whether no token is more likely than this one."""
+    wanted: Array = logits[:, token] >= logits.max(axis=-1)
+    return wanted
+
+
+def probability(logits: Array, token: Array) -> Array:
+    """Of a token of each row, at temperature 1 and unfiltered."""
+    weight, _ = weights(logits)
+    shares: Array = weight[np.arange(len(token)), token] / weight.sum(axis=-1)
+    return shares
+
+
+def probability_of(logits: Array, token: int) -> Array:
+    shares: Array = np.exp(logits[:, token] - log_total(logits)[:, 0])
+    return shares
+
+
+def draw_tokens(logits: Array, uniform: Array, temperature: float, sampling: Sampling) -> Array:
+    """One token a row, by inverting the cumulative distribution of what the filters leave, in the order of ids."""
+    if sampling.temperature == 0:
+        best: Array = logits.argmax(axis=-1)
+        return best
+    scaled = keep_likely(logits.astype(np.float64) / temperature, sampling)
+    weight, _ = weights(scaled)
+    reached = (weight / weight.sum(axis=-1, keepdims=True)).cumsum(axis=-1)
+    found: Array = (reached < uniform[:, None] * reached[:, -1:]).sum(axis=-1)
+    return found
+
+
+def keep_likely(scaled: Array, sampling: Sampling) -> Array:
+    """Top-k, then the most likely tokens until `top_p` is reached; the rest gets -inf. Ties with the last are kept."""
+    if sampling.top_k is not None and sampling.top_k < scaled.shape[-1]:
+        scaled = at_least(scaled, np.partition(scaled, -sampling.top_k)[:, [-sampling.top_k]])
+    if sampling.top_p < 1:
+        scaled = at_least(scaled, nucleus_edge(scaled, sampling.top_p))
+    return scaled
+
+
+def at_least(scaled: Array, edge: Array) -> Array:
+    kept: Array = np.where(scaled < edge, -np.inf, scaled)
+    return kept
+
+
+def nucleus_edge(scaled: Array, top_p: float) -> Array:
+    """The least likely token that the nucleus needs."""
+    ordered = -np.sort(-scaled, axis=-1)
+    short = np.exp(ordered - log_total(scaled)).cumsum(axis=-1) < top_p
+    needed = np.minimum(short.sum(axis=-1, keepdims=True), scaled.shape[-1] - 1)
+    edge: Array = np.take_along_axis(ordered, needed, axis=-1)
+    return edge
+
+
+def log_total(logits: Array) -> Array:
+    """The logarithm of the sum of exponentials, a column."""
+    largest = logits.max(axis=-1, keepdims=True)
+    total: Array = largest + np.log(np.exp(logits - largest).sum(axis=-1, keepdims=True))
+    return total
+
+
+def penalise(logits: Array, is_used: Array, penalty: float) -> Array:
+    """Make tokens that the text has already less likely. is_used: bool[v]."""
+    less: Array = np.where(is_used, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+    return less
