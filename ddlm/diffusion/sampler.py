@@ -152,7 +152,9 @@ class Canvas:
 
     def _view(self, denoiser: Denoiser, rows: list[int]) -> View:
         index = self._index(rows)
-        ids, inside, draw = self.ids[index], self.inside[index], self.draw.of_rows(index)
+        ids, draw = self.ids[index], self.draw.of_rows(index)
+        is_going = torch.tensor([self.taken < self.steps[row] for row in rows], device=ids.device)
+        inside = self.inside[index] & is_going[:, None]  # a row that is done may have to stay in the batch
         if self.draw.config.ends == "drawn" and not self.may_end:
             draw = replace(draw, forbidden=(*draw.forbidden, draw.end_id))
         left, steps = [self.left[row] for row in rows], [self.steps[row] for row in rows]
@@ -207,7 +209,7 @@ class Canvas:
         else:
             left = [self.left[row] - count for row, count in zip(rows, move.count, strict=True)]
         for row, now in zip(rows, left, strict=True):
-            self.own_steps[row] += self.rewrites or self.left[row] > 0
+            self.own_steps[row] += self.taken < self.steps[row] if self.rewrites else self.left[row] > 0
             self.remaining[row] += now - self.left[row]
             self.left[row] = now
 

@@ -260,7 +260,7 @@ def remdm_loop(view: View) -> Move:
 def _alphas(view: View) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The open share before and after the step."""
     grid = view.draw.config.grid
-    moments = [[min(1.0, (view.taken + ahead) / steps) for steps in view.steps] for ahead in (0, 1)]
+    moments = [[min(1.0, (view.taken + ahead) / max(1, steps)) for steps in view.steps] for ahead in (0, 1)]
     before, after = ([1 - masked_share(grid, moment) for moment in row] for row in moments)
     return view.tensor(before).double(), view.tensor(after).double()
 

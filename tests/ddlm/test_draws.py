@@ -29,17 +29,26 @@ def test_the_published_vectors_come_out_in_numpy_and_torch(
 
 def test_a_draw_does_not_depend_on_what_is_drawn_beside_it() -> None:
     position = torch.arange(10)
-    many = draws.position_words(5, torch.tensor([[0], [3]]), torch.tensor(2), position)
-    alone = draws.position_words(5, torch.tensor(3), torch.tensor(2), torch.tensor([7]))
-    assert many[1, 7] == alone[0]
+    many = draws.words(5, torch.tensor([[0], [3]]), torch.tensor(2), position, torch.tensor(0))
+    alone = draws.words(5, torch.tensor(3), torch.tensor(2), torch.tensor([7]), torch.tensor(0))
+    assert [words[1, 7] for words in many] == [words[0] for words in alone]
 
 
 def test_uniforms_are_inside_the_unit_interval_and_even() -> None:
     assert 0 < draws.to_unit(np.float64(0)) < draws.to_unit(np.float64(draws.WORD)) < 1
-    words = draws.position_words(1, np.array([0]), np.array([0]), np.arange(20000))
-    uniform = draws.to_unit(words.astype(np.float64))
-    assert abs(uniform.mean() - 0.5) < 0.01
-    assert abs(np.var(uniform) - 1 / 12) < 0.002
+    words = draws.words(1, np.array([0]), np.array([0]), np.arange(20000))
+    order, high, low, _ = (word.astype(np.float64) for word in words)
+    for uniform in (draws.to_unit(order), draws.pair_to_unit(high, low)):
+        assert abs(uniform.mean() - 0.5) < 0.01
+        assert abs(np.var(uniform) - 1 / 12) < 0.002
+
+
+def test_a_pair_of_words_has_52_bits_and_stays_inside_the_unit_interval() -> None:
+    zero, most = np.float64(0), np.float64(draws.WORD)
+    assert draws.pair_to_unit(zero, zero) == 2.0**-53
+    assert draws.pair_to_unit(most, most) == 1 - 2.0**-53
+    assert draws.pair_to_unit(np.float64(64), zero) - draws.pair_to_unit(zero, zero) == 2.0**-26
+    assert draws.pair_to_unit(zero, np.float64(64)) - draws.pair_to_unit(zero, zero) == 2.0**-52
 
 
 def test_every_part_of_the_address_matters() -> None:
