@@ -1,64 +1,110 @@
-"""Sampling speed by policy, batch size and number of steps."""
+"""Sampling by policy, batch size and number of steps: runs of the network, and the time outside it."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddlm.diffusion import SamplingConfig
-from ddlm.diffusion.sampler import Draw, sample
+from ddlm.diffusion.sampler import sample
+from ddlm.diffusion.tokens import Draw
 from ddlm.diffusion.unmasking import POLICIES
 from ddlm.experiment import Experiment
-from ddlm.model.device import pick_device
+from ddlm.generation import DiffusionPipeline
+from ddlm.model.device import pick_inference_device, uses_bfloat16
 from ddlm.model.transformer import Denoiser
-from ddlm.training.utilisation import timed
 
-BATCHES_AND_STEPS = ((1, 50), (8, 25))
-
-
-def measure(experiment: Experiment) -> dict[str, Any]:
-    """One row for each policy and setting; the model has its first, untrained weights."""
-    device = pick_device(experiment.training.device)
-    model = Denoiser(
-        experiment.model, vocab_size=experiment.tokenizer.vocab_size, seq_len=experiment.shards.seq_len
-    ).to(device)  # fmt: skip
-    model.eval()
-    return {
-        "parameters": model.num_parameters(),
-        "rows": [
-            _row(model, device, policy, batch_size, steps)
-            for policy in POLICIES
-            for batch_size, steps in BATCHES_AND_STEPS
-        ],
-    }
+STEPS = {1: 50, 8: 25, 32: 25}
+"""By batch size; the first two are those of seed S3's measurements."""
+PEAKEDNESS = 4.0
+"""Standard deviation of an untrained network's logits. A head of zeros would make every token equally likely, and no
+text is like that: filters would sort whole vocabularies."""
 
 
-def _row(model: Denoiser, device: torch.device, policy: str, batch_size: int, steps: int) -> dict[str, Any]:
-    network_s = 0.0
+@dataclass
+class Watched:
+    """A denoiser that counts its runs and their seconds, head included."""
 
-    def denoise(ids: Tensor) -> Tensor:
-        nonlocal network_s
-        started = time.perf_counter()
-        logits: Tensor = model(ids)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        network_s += time.perf_counter() - started
+    network: Denoiser
+    calls: int = 0
+    seconds: float = 0.0
+
+    def __call__(self, ids: Tensor, wanted: Tensor) -> Tensor:
+        started = self._now(ids)
+        logits = self.network.at(ids, wanted)
+        self.seconds += self._now(ids) - started
+        self.calls += 1
         return logits
 
-    config = SamplingConfig(unmasking=policy, num_sampling_steps=steps)  # type: ignore[arg-type]
-    start = torch.full((batch_size, model.seq_len), model.vocab_size, device=device)
-    draw = Draw(config, 0, torch.arange(batch_size, device=device), end_id=0)
-    sample(denoise, start, model.vocab_size, draw)
-    network_s = 0.0
-    seconds = timed(lambda: sample(denoise, start, model.vocab_size, draw), device)
-    calls = min(steps, model.seq_len)
+    @staticmethod
+    def _now(ids: Tensor) -> float:
+        if ids.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def measure(
+    experiment: Experiment,
+    *,
+    model: str | None = None,
+    unmasking: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (),
+    steps: int | None = None,
+) -> dict[str, Any]:
+    """One row for each policy and batch size; every position of the canvas is written.
+
+    model: a trained one, in place of the experiment's network with random weights. unmasking, batch_sizes: all when
+    empty. steps: in place of those in `STEPS`.
+    """
+    network, precision = trained(model) if model else untrained(experiment)
+    rows = [
+        time_sampling(network, name, size, steps or STEPS.get(size, 25))
+        for size in batch_sizes or STEPS
+        for name in unmasking or POLICIES
+    ]
     return {
-        "unmasking": policy,
+        "parameters": network.num_parameters(), "seq_len": network.seq_len, "vocab_size": network.vocab_size,
+        "precision": precision, "threads": torch.get_num_threads(), "rows": rows,
+    }  # fmt: skip
+
+
+def trained(name: str) -> tuple[Denoiser, str]:
+    pipeline = DiffusionPipeline.from_pretrained(name, "auto")
+    return pipeline.writer, pipeline.precision
+
+
+def untrained(experiment: Experiment) -> tuple[Denoiser, str]:
+    device = pick_inference_device(experiment.training.device)
+    sizes = {"vocab_size": experiment.tokenizer.vocab_size, "seq_len": experiment.shards.seq_len}
+    torch.manual_seed(experiment.seed)
+    network = Denoiser(experiment.model, **sizes)
+    nn.init.normal_(network.head_weight, std=PEAKEDNESS * experiment.model.d_model**-0.5)
+    is_fast = uses_bfloat16("auto", device)
+    return network.to(device, torch.bfloat16 if is_fast else None).eval(), "bfloat16" if is_fast else "float32"
+
+
+@torch.inference_mode()
+def time_sampling(network: Denoiser, unmasking: str, batch_size: int, steps: int) -> dict[str, Any]:
+    device = network.embedding.weight.device
+    config = SamplingConfig(unmasking=unmasking, num_sampling_steps=steps, ends="free")  # type: ignore[arg-type]
+    ids = torch.full((batch_size, network.seq_len), network.vocab_size, device=device)
+    draw = Draw(config, 0, torch.arange(batch_size, device=device), end_id=0)
+    network.at(ids, ids > 0)  # the first run of a shape is slower
+    watched = Watched(network)
+    started = time.perf_counter()
+    sample(watched, ids, network.vocab_size, draw)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    return {
+        "unmasking": unmasking,
         "batch_size": batch_size,
         "num_sampling_steps": steps,
-        "calls": calls,
-        "ms_per_call": 1000 * seconds / calls,
-        "tokens_per_s": batch_size * model.seq_len / seconds,
-        "outside_network_share": 1 - network_s / seconds,
+        "calls": watched.calls,
+        "ms_per_call": 1000 * seconds / watched.calls,
+        "tokens_per_s": ids.numel() / seconds,
+        "outside_network_share": 1 - watched.seconds / seconds,
     }

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ddlm.artifacts import ArtifactStore, size_bytes
-from ddlm.config import home
+from ddlm.config import UserError, home
 from ddlm.experiment import Experiment, load_experiment
 
 bench = typer.Typer(no_args_is_help=True, help="Measure speed: tokenize, load, train, sample.")
@@ -61,11 +61,31 @@ def bench_train(
 
 
 @bench.command("sample")
-def bench_sample(config: ConfigArgument = None, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Sampling by policy, batch size and number of steps."""
-    from ddlm.bench.sample import measure
+def bench_sample(
+    config: ConfigArgument = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+    model: Annotated[str | None, typer.Option(help="A trained model in place of random weights.")] = None,
+    unmasking: Annotated[list[str] | None, typer.Option(help="Only this policy; may be given again.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Only this batch size; may be given again.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; 50 for one text, 25 for more.")] = None,
+) -> None:
+    """Sampling by policy and batch size: network calls, milliseconds a call, tokens a second, time outside the network.
 
-    report(measure(experiment_of(config, set_)), json_)
+    Examples:
+
+      ddlm bench sample configs/small.toml --unmasking confidence --batch 1 --batch 8
+
+      ddlm bench sample --model quick --unmasking threshold --steps 256 --json
+    """
+    from ddlm.bench.sample import measure
+    from ddlm.diffusion.unmasking import POLICIES
+
+    if unknown := set(unmasking or []) - set(POLICIES):
+        raise UserError(f"unknown unmasking {min(unknown)!r}; wanted one of {', '.join(POLICIES)}")
+    experiment = experiment_of(config, set_)
+    figures = measure(experiment, model=model, unmasking=unmasking or (), batch_sizes=batch or (), steps=steps)
+    report(figures, json_)
 
 
 @artifacts.command("list")

@@ -82,7 +82,7 @@ class DiffusionPipeline:
 
     precision: what texts are written in: float32, where a seed gives the same text whatever the batch around it;
     bfloat16, where the distribution is promised and not the bits; or auto, which is the faster of them on this device.
-    Likelihoods are always taken in float32.
+    Likelihoods are always taken in float32. writer: the network that writes, `model` itself in float32.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class DiffusionPipeline:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         is_fast = uses_bfloat16(precision, self.device)
         self.precision = "bfloat16" if is_fast else "float32"
-        self._writer = copy.deepcopy(model).to(torch.bfloat16) if is_fast else model
+        self.writer = copy.deepcopy(model).to(torch.bfloat16) if is_fast else model
 
     @classmethod
     def from_pretrained(
@@ -273,12 +273,12 @@ class DiffusionPipeline:
         chosen = sampling or SamplingConfig()
         if self.config.layout == "packed" and chosen.ends == "drawn":
             chosen = chosen.model_copy(update={"ends": "free"})  # rows full of stories have no tail to foresee
-        kind = reuse_of(self._writer.config, chosen.block_size) if chosen.block_size else None
+        kind = reuse_of(self.writer.config, chosen.block_size) if chosen.block_size else None
         on_mps = self.device.type == "mps"
         reuses = kind is not None and chosen.cache in ("approximate", kind) and not on_mps
         engine = Engine(
-            self._at_on_mps if on_mps else self._writer.at,
-            (lambda: BlockReuse(self._writer)) if reuses else None,
+            self._at_on_mps if on_mps else self.writer.at,
+            (lambda: BlockReuse(self.writer)) if reuses else None,
             self.tokenizer,
             self.seq_len,
             torch.device("cpu") if on_mps else self.device,
@@ -287,7 +287,7 @@ class DiffusionPipeline:
 
     def _at_on_mps(self, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """An Apple GPU has no float64, which draws need: it runs the network, and the rest happens on the CPU."""
-        return self._writer.at(ids.to("mps"), wanted.to("mps")).cpu()
+        return self.writer.at(ids.to("mps"), wanted.to("mps")).cpu()
 
     def _sample(self, draft: Draft, tokens: Sequence[int], seed: int) -> Sample:
         shown = tuple(tokens[draft.hidden :])
