@@ -15,7 +15,8 @@ from ddlm.export.runtime import sampler, tokens
 from ddlm.export.runtime import unmasking as runtime_unmasking
 
 END_ID, MASK_ID, LENGTH = 0, 9, 12
-SHAPES = list(itertools.product((1, 5, 40), ("drawn", "last", "free"), (None, 5), (0.0, 0.7, 1.0)))
+SHAPES = list(itertools.product((1, 5, 40), ("drawn", "last", "free"), (0.0, 0.7, 1.0)))
+BLOCKS = [None, 5, None, 4, 5, None, 7]
 EXTRAS = [
     {"top_p": 1.0},
     {"top_p": 0.6, "grid": "cosine"},
@@ -36,8 +37,8 @@ DRAWS = [(0, 0, ()), (7, 2, (4,)), (2**40 + 1, 1, (4, END_ID)), (-3, 5, ())]
 
 def settings(policy):
     """Every shape; what else there is to set takes turns."""
-    extras, own = itertools.cycle(EXTRAS), itertools.cycle([{}, *OWN.get(policy, [])])
-    for (steps, ends, block_size, temperature), extra, mine in zip(SHAPES, extras, own, strict=False):
+    turns = [itertools.cycle(values) for values in (BLOCKS, EXTRAS, [{}, *OWN.get(policy, [])])]
+    for (steps, ends, temperature), block_size, extra, mine in zip(SHAPES, *turns, strict=False):
         chosen = {name: value for name, value in extra.items() if temperature or name != "final_temperature"}
         yield SamplingConfig(
             unmasking=policy, num_sampling_steps=steps, ends=ends, block_size=block_size, temperature=temperature,
@@ -93,6 +94,13 @@ def test_every_state_of_the_canvas_and_every_call_is_the_librarys(policy):
         assert np.array_equal(states, wanted), config
         assert network.calls == calls, config
         assert MASK_ID not in states[-1]
+
+
+def test_at_temperature_0_a_text_ends_where_the_librarys_does_whatever_the_seed():
+    config = SamplingConfig(temperature=0.0, num_sampling_steps=4)
+    for first, seed in itertools.product(range(MASK_ID), range(4)):
+        states = list(sampler.denoise(Network(), canvas(first), draw_of(config, seed, 0, ())))
+        assert np.array_equal(states, library_states(canvas(first), config, seed, 0, ())[0])
 
 
 def test_the_texts_of_that_comparison_differ_and_some_end():
