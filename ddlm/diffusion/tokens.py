@@ -21,6 +21,9 @@ CHUNK_BYTES = 4 << 20
 NUCLEUS_GUESS = 128
 """Most nuclei are smaller than this; sorting a whole vocabulary takes twenty times as long as finding so many."""
 
+LEAST_ODDS = 1e-15
+"""Below it a float64 sum that begins with 1 tells nothing apart."""
+
 Measure = Callable[[Float[Tensor, "n v"]], Float[Tensor, " n"]]
 
 
@@ -89,30 +92,31 @@ def in_chunks(measure: Measure, logits: Float[Tensor, "n v"]) -> Float[Tensor, "
 
 
 def log_odds(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-    """log(p / (1 - p)) of the most likely token, at most 100: it orders like p, and ends in no tie where p nears 1."""
-    weight, is_best = _weights(logits)
-    others = weight.masked_fill(is_best, 0).sum(-1) + (is_best.sum(-1) - 1)
-    return -others.log().clamp(min=-100)
+    """log(p / (1 - p)) of the most likely token, float64: it orders like p, and does not end in a tie where p nears 1.
+
+    In float64 the sum of all weights less the best one's, which is 1, keeps what the others have.
+    """
+    others = _behind(logits).exp_().sum(-1, dtype=torch.float64) - 1
+    return -others.clamp(min=LEAST_ODDS).log()
 
 
 def margin(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-    """The probability of the most likely token less that of the next."""
-    weight, is_best = _weights(logits)
-    second = weight.masked_fill(is_best, 0).amax(-1).masked_fill(is_best.sum(-1) > 1, 1)
-    return (1 - second) / weight.sum(-1)
+    """The probability of the most likely token less that of the next, float64."""
+    first, second = logits.topk(2).values.double().unbind(-1)
+    return (1 - (second - first).exp()) / _behind(logits).exp_().sum(-1, dtype=torch.float64)
 
 
 def entropy(logits: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-    """In nats."""
-    weight, _ = _weights(logits)
-    total = weight.sum(-1)
-    return total.log() - torch.xlogy(weight, weight).sum(-1) / total
+    """In nats, float64."""
+    behind = _behind(logits).clamp_(min=-100)  # a forbidden token's weight is 0, and 0 times infinity would be none
+    weight = behind.exp()
+    total = weight.sum(-1, dtype=torch.float64)
+    return total.log() - (weight * behind).sum(-1, dtype=torch.float64) / total
 
 
-def _weights(logits: Float[Tensor, "n v"]) -> tuple[Tensor, Tensor]:
-    """Probabilities as shares of the largest one, and which are that one."""
-    weight = (logits - logits.amax(-1, keepdim=True)).exp_()
-    return weight, weight == 1
+def _behind(logits: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
+    """How far every token is behind the most likely one, in new memory."""
+    return logits - logits.amax(-1, keepdim=True)
 
 
 def wants(logits: Float[Tensor, "n v"], token: int) -> Tensor:

@@ -108,7 +108,7 @@ class View:
         if config.repetition_penalty > 1:
             used = torch.zeros(len(self.ids), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
             logits = tokens.penalise(logits, used.scatter_(1, self.ids, True)[row, :-1], config.repetition_penalty)
-        temperature = tokens.temperature_at(config, self.tensor(self.written).double())[row]
+        temperature = tokens.temperature_at(config, self.tensor(self.written))[row]
         return tokens.draw_tokens(logits, draws.pair_to_unit(high, low), temperature, config)
 
     def score(self, measure: Measure) -> Float[Tensor, "b l"]:
@@ -138,8 +138,9 @@ class View:
         return draws.to_unit(self.words[3])  # type: ignore[no-any-return]
 
     def tensor(self, values: Sequence[int] | Sequence[float]) -> Tensor:
-        """One number a row."""
-        return torch.tensor(values, device=self.ids.device)
+        """One number a row; broken ones in float64."""
+        dtype = torch.float64 if values and isinstance(values[0], float) else torch.int64
+        return torch.tensor(values, dtype=dtype, device=self.ids.device)
 
     def at_pace(self, score: Float[Tensor, "b l"]) -> Move:
         """Open as many as the grid says, those with the largest scores."""
@@ -262,7 +263,7 @@ def _alphas(view: View) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     grid = view.draw.config.grid
     moments = [[min(1.0, (view.taken + ahead) / max(1, steps)) for steps in view.steps] for ahead in (0, 1)]
     before, after = ([1 - masked_share(grid, moment) for moment in row] for row in moments)
-    return view.tensor(before).double(), view.tensor(after).double()
+    return view.tensor(before), view.tensor(after)
 
 
 def _looped(alpha: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

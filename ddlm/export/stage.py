@@ -23,7 +23,7 @@ EXTRA = ("onnx", "onnxruntime", "onnxscript")
 def build(workspace: Workspace, *, seed: int, sampling: SamplingConfig, export: ExportConfig) -> None:
     """Write `bundle/` and `parity.json`."""
     require_extra()
-    pipeline = DiffusionPipeline.from_pretrained(workspace.inputs["train"])
+    pipeline = DiffusionPipeline.from_pretrained(workspace.inputs["train"], precision="float32")
     rows = read_rows(workspace.inputs["shards"], "validation", limit=export.check_batches).tokens
     folder = workspace.output / "bundle"
     parity = export_bundle(pipeline, folder, sampling=sampling, export=export, rows=rows, seed=seed)
@@ -48,7 +48,7 @@ def export_bundle(
     something else than torch.
     """
     require_extra()
-    settled = settings(sampling, pipeline.config.layout)
+    require_whole_canvas(sampling)
     require_free(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
@@ -56,8 +56,9 @@ def export_bundle(
         folder.mkdir()
         parity = _export_graph(pipeline, folder / MODEL, export, rows, seed)
         bundle.finish(
-            folder, pipeline.tokenizer, seq_len=pipeline.seq_len, opset=export.opset, sampling=settled, parity=parity
-        )
+            folder, pipeline.tokenizer, seq_len=pipeline.seq_len, opset=export.opset,
+            sampling=pipeline.suited(sampling), parity=parity,
+        )  # fmt: skip
         if output.exists():
             output.rename(Path(scratch) / "old")
         folder.rename(output)
@@ -91,17 +92,13 @@ def require_extra() -> None:
         raise UserError(f'export: {", ".join(missing)} not installed; run pip install "ddlm[export]"')
 
 
-def settings(sampling: SamplingConfig, layout: str) -> SamplingConfig:
-    """What the bundle writes with: where rows are full of stories the pipeline draws no ends either.
-
-    Raises: UserError for settings under which the library does not look at the whole canvas at each step.
-    """
+def require_whole_canvas(sampling: SamplingConfig) -> None:
+    """Raises: UserError for settings under which the library does not look at the whole canvas at each step."""
     if sampling.cache == "approximate":
         raise UserError(
             'export: sampling.cache is "approximate", but a bundle runs the whole network at each step and would write '
             'other texts; wanted "exact" or "off"; change sampling.cache'
         )
-    return sampling.model_copy(update={"ends": "free"}) if layout == "packed" and sampling.ends == "drawn" else sampling
 
 
 def require_free(output: Path) -> None:

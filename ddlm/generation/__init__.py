@@ -113,6 +113,11 @@ class DiffusionPipeline:
         place = pick_inference_device("auto") if device == "auto" else device
         return cls(model.to(place), Tokenizer.load(folder), config, precision)
 
+    def suited(self, sampling: SamplingConfig) -> SamplingConfig:
+        """What these settings come to here: rows that are full of stories have no tail, so their ends are free."""
+        is_packed = self.config.layout == "packed" and sampling.ends == "drawn"
+        return sampling.model_copy(update={"ends": "free"}) if is_packed else sampling
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the four files of a model folder."""
         path = Path(folder)
@@ -270,9 +275,7 @@ class DiffusionPipeline:
         )  # fmt: skip
 
     def _writing(self, wanted: list[Draft], sampling: SamplingConfig | None, seed: int, rows: int) -> Writing:
-        chosen = sampling or SamplingConfig()
-        if self.config.layout == "packed" and chosen.ends == "drawn":
-            chosen = chosen.model_copy(update={"ends": "free"})  # rows full of stories have no tail to foresee
+        chosen = self.suited(sampling or SamplingConfig())
         kind = reuse_of(self.writer.config, chosen.block_size) if chosen.block_size else None
         on_mps = self.device.type == "mps"
         reuses = kind is not None and chosen.cache in ("approximate", kind) and not on_mps

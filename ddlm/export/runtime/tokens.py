@@ -1,6 +1,6 @@
 """What logits say about positions, and a token drawn for each: the library's `tokens` in numpy, for one row.
 
-Measures stay in float32 and draws in float64, as there: other roundings would open other positions.
+Weights stay in float32, and their sums and draws in float64, as there: other roundings would open other positions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ else:
     import draws  # type: ignore[import-not-found,no-redef]
 
 Array = np.ndarray[Any, Any]
+LEAST_ODDS = 1e-15
+"""Below it a float64 sum that begins with 1 tells nothing apart."""
 
 
 @dataclass(frozen=True)
@@ -75,42 +77,39 @@ def temperature_at(sampling: Sampling, written: float) -> float:
     """written: the share of the text that is written already, 0 … 1."""
     if sampling.final_temperature is None:
         return sampling.temperature
-    progress = float(np.float32(written))  # the library takes it as float32
+    progress = written
     if sampling.temperature_schedule == "cosine":
         progress = (1 - math.cos(math.pi * progress)) / 2
     return sampling.temperature + (sampling.final_temperature - sampling.temperature) * progress
 
 
 def log_odds(logits: Array) -> Array:
-    """log(p / (1 - p)) of the most likely token, at most 100."""
-    weight, is_best = weights(logits)
-    others = np.where(is_best, np.float32(0), weight).sum(axis=-1) + (is_best.sum(axis=-1) - 1).astype(np.float32)
-    with np.errstate(divide="ignore"):
-        odds: Array = -np.maximum(np.log(others), np.float32(-100))
+    """log(p / (1 - p)) of the most likely token."""
+    others = weights(logits).sum(axis=-1, dtype=np.float64) - 1
+    odds: Array = -np.log(np.maximum(others, LEAST_ODDS))
     return odds
 
 
 def margin(logits: Array) -> Array:
     """The probability of the most likely token less that of the next."""
-    weight, is_best = weights(logits)
-    next_best = np.where(is_best, np.float32(0), weight).max(axis=-1)
-    second = np.where(is_best.sum(axis=-1) == 1, next_best, np.float32(1))
-    ahead: Array = (1 - second) / weight.sum(axis=-1)
+    second, first = np.partition(logits, (-2, -1))[:, -2:].astype(np.float64).T
+    ahead: Array = (1 - np.exp(second - first)) / weights(logits).sum(axis=-1, dtype=np.float64)
     return ahead
 
 
 def entropy(logits: Array) -> Array:
     """In nats."""
-    weight, _ = weights(logits)
-    total = weight.sum(axis=-1)
-    nats: Array = np.log(total) - (weight * np.log(np.where(weight > 0, weight, 1))).sum(axis=-1) / total
+    behind = np.maximum(logits - logits.max(axis=-1, keepdims=True), np.float32(-100))
+    weight = np.exp(behind)
+    total = weight.sum(axis=-1, dtype=np.float64)
+    nats: Array = np.log(total) - (weight * behind).sum(axis=-1, dtype=np.float64) / total
     return nats
 
 
-def weights(logits: Array) -> tuple[Array, Array]:
-    """Probabilities as shares of the largest one, and which are that one."""
-    weight = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return weight, weight == 1
+def weights(logits: Array) -> Array:
+    """Probabilities as shares of the largest one."""
+    shares: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shares
 
 
 def wants(logits: Array, token: int) -> Array:
@@ -121,7 +120,7 @@ def wants(logits: Array, token: int) -> Array:
 
 def probability(logits: Array, token: Array) -> Array:
     """Of a token of each row, at temperature 1 and unfiltered."""
-    weight, _ = weights(logits)
+    weight = weights(logits)
     shares: Array = weight[np.arange(len(token)), token] / weight.sum(axis=-1)
     return shares
 
@@ -137,7 +136,7 @@ def draw_tokens(logits: Array, uniform: Array, temperature: float, sampling: Sam
         best: Array = logits.argmax(axis=-1)
         return best
     scaled = keep_likely(logits.astype(np.float64) / temperature, sampling)
-    weight, _ = weights(scaled)
+    weight = weights(scaled)
     reached = (weight / weight.sum(axis=-1, keepdims=True)).cumsum(axis=-1)
     found: Array = (reached < uniform[:, None] * reached[:, -1:]).sum(axis=-1)
     return found

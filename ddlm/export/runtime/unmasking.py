@@ -88,8 +88,8 @@ class View:
         logits = self.logits_at(self.is_masked)
         values = measure(logits)
         if self.draw.sampling.ends == "last":
-            values = values - np.float32(END_PENALTY) * tokens.wants(logits, self.draw.end_id).astype(np.float32)
-        table = np.full(self.ids.shape, -np.inf, dtype=np.float32)
+            values = values - END_PENALTY * tokens.wants(logits, self.draw.end_id)
+        table = np.full(self.ids.shape, -np.inf)
         table[self.is_masked] = values
         return table
 
@@ -176,7 +176,7 @@ def entropy_bound(view: View) -> Move:
     bound = 0.5 if view.draw.sampling.entropy_bound is None else view.draw.sampling.entropy_bound
     score = view.score(certainty)
     ordered = np.maximum(np.sort(-score[view.is_masked]), 0)
-    before = ordered.cumsum(dtype=np.float64).astype(np.float32) - ordered  # as torch sums float32
+    before = ordered.cumsum() - ordered
     return view.at_least_at_pace(score, int((before <= bound).sum()))
 
 
@@ -204,9 +204,9 @@ def remdm_loop(view: View) -> Move:
 
 
 def open_shares(view: View) -> list[float]:
-    """The open share before and after the step, rounded to float32 as the library does."""
+    """The open share before and after the step."""
     moments = (min(1.0, (view.taken + ahead) / view.steps) for ahead in (0, 1))
-    return [float(np.float32(1 - masked_share(view.draw.sampling.grid, moment))) for moment in moments]
+    return [1 - masked_share(view.draw.sampling.grid, moment) for moment in moments]
 
 
 def looped(share: float) -> float:
