@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,22 +14,28 @@ from ddlm.diffusion import tokens
 from ddlm.diffusion.tokens import Draw
 from ddlm.diffusion.unmasking import POLICIES, REWRITING, Denoiser, Move, View, masked_share
 
+Sure = Callable[[], Float[Tensor, "b l"]]
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """What an observer sees. step 0 is the start.
 
     num_sampling_steps: how many there will be at most. opened: the positions that this step filled.
-    confidence: the probability, at temperature 1, of the token that it put there; 0 elsewhere.
-    calls: how often the network has been run so far.
+    calls: how often the network has been run so far. sure: makes `confidence`, which not everyone asks for.
     """
 
     step: int
     num_sampling_steps: int
     ids: Int[Tensor, "b l"]
     opened: Bool[Tensor, "b l"]
-    confidence: Float[Tensor, "b l"]
     calls: int
+    sure: Sure = field(repr=False)
+
+    @cached_property
+    def confidence(self) -> Float[Tensor, "b l"]:
+        """The probability, at temperature 1, of the tokens that this step drew; 0 elsewhere."""
+        return self.sure()
 
 
 Observer = Callable[[Step], None]
@@ -103,7 +110,7 @@ class Canvas:
         return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
     def start(self) -> Step:
-        return self._snapshot(torch.zeros_like(self.is_free), torch.zeros(self.ids.shape, device=self.ids.device))
+        return self._snapshot(torch.zeros_like(self.is_free), lambda: torch.zeros(self.is_free.shape))
 
     def enter(self, window: slice) -> bool:
         """Turn to a window. Returns whether there is anything to write in it."""
@@ -133,7 +140,7 @@ class Canvas:
         if self.may_end:
             view, tail = self._end_texts(view, rows)
         move = POLICIES[self.draw.config.unmasking](view)
-        ids, confidence = self._written(view, move)
+        ids, sure = self._written(view, move)
         opened = move.opened if tail is None else move.opened | tail
         self._account(move, (ids == self.mask_id) & view.is_free, rows)
         self.calls += len(view.seen)
@@ -142,10 +149,10 @@ class Canvas:
         index = self._index(rows)
         self.ids = self.ids.index_copy(0, index, ids)
         full = torch.zeros_like(self.is_free).index_copy(0, index, opened)
-        return self._snapshot(full, torch.zeros(full.shape, device=full.device).index_copy(0, index, confidence))
+        return self._snapshot(full, lambda: torch.zeros(full.shape, device=ids.device).index_copy(0, index, sure()))
 
-    def _snapshot(self, opened: Bool[Tensor, "b l"], confidence: Float[Tensor, "b l"]) -> Step:
-        return Step(self.step, self.num_sampling_steps, self.ids, opened, confidence, self.calls)
+    def _snapshot(self, opened: Bool[Tensor, "b l"], sure: Sure) -> Step:
+        return Step(self.step, self.num_sampling_steps, self.ids, opened, self.calls, sure)
 
     def _index(self, rows: list[int]) -> Int[Tensor, " rows"]:
         return torch.tensor(rows, device=self.ids.device)
@@ -189,18 +196,16 @@ class Canvas:
         following.seen.append(sight)
         return following, tail
 
-    def _written(self, view: View, move: Move) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
-        """The ids after the move, and the probability of each new token."""
-        ids, confidence = view.ids.clone(), torch.zeros(view.ids.shape, device=view.ids.device)
-        if move.remasked is not None:
-            ids.masked_fill_(move.remasked, self.mask_id)
+    def _written(self, view: View, move: Move) -> tuple[Int[Tensor, "b l"], Sure]:
+        """The ids after the move, and what makes the probability of each new token."""
+        ids = view.ids.clone() if move.remasked is None else view.ids.masked_fill(move.remasked, self.mask_id)
         count = None if move.count is None else sum(move.count)
-        if bool(move.opened.any()) if count is None else count:
-            sight = (view.seen[-1] if view.seen else view.look(move.opened, count)).at(move.opened, count)
-            token = view.tokens_at(sight)
-            ids.view(-1)[sight.place] = token
-            confidence.view(-1)[sight.place] = tokens.probability(sight.logits, token)
-        return ids, confidence
+        if not (bool(move.opened.any()) if count is None else count):
+            return ids, lambda: torch.zeros(ids.shape, device=ids.device)
+        sight = (view.seen[-1] if view.seen else view.look(move.opened, count)).at(move.opened, count)
+        token = view.tokens_at(sight)
+        ids.view(-1)[sight.place] = token
+        return ids, lambda: view.table(sight, tokens.probability(sight.logits, token))
 
     def _account(self, move: Move, is_masked: Bool[Tensor, "b l"], rows: list[int]) -> None:
         """How many masks are left, asked from the device only where the move does not know."""
@@ -231,8 +236,7 @@ def ended(view: View) -> Bool[Tensor, "b l"]:
     A story that ends stays ended: what the model says of the end token at each position is the probability that the
     text is over by there, and one uniform number for each row picks the place. At temperature 0 it is the median.
     """
-    over = torch.zeros(view.ids.shape, device=view.ids.device)
-    over.view(-1)[view.sight.place] = tokens.probability_of(view.sight.logits, view.draw.end_id)
+    over = view.table(view.sight, tokens.probability_of(view.sight.logits, view.draw.end_id))
     _, high, low, _ = view.draw.row_words(view.step)
     uniform = draws.pair_to_unit(high, low) if view.draw.config.temperature else torch.full_like(high, 0.5)
     return over.cummax(1).values > uniform[:, None]

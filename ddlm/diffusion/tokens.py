@@ -21,6 +21,8 @@ CHUNK_BYTES = 4 << 20
 NUCLEUS_GUESS = 128
 """Most nuclei are smaller than this; sorting a whole vocabulary takes twenty times as long as finding so many."""
 
+COLDEST = 1e-30
+"""Below it a temperature would be 0 in float32."""
 LEAST_ODDS = 1e-15
 """Below it a float64 sum that begins with 1 tells nothing apart."""
 
@@ -139,49 +141,46 @@ def draw_tokens(
     temperature: Float[Tensor, " n"],
     config: SamplingConfig,
 ) -> Int[Tensor, " n"]:
-    """One token a row, by inverting the cumulative distribution of what the filters leave, in float64.
+    """One token a row, by inverting the cumulative distribution, summed in float64, of what the filters leave.
 
     uniform: float64 in (0, 1). In the order of ids, so that two nearly equal tokens that swap ranks change nothing.
     """
     if config.temperature == 0:
         return logits.argmax(-1)
-    scaled = keep_likely(logits.double() / temperature[:, None], config)
-    reached = scaled.softmax(-1).cumsum(-1)
+    weight = _behind(logits).div_(temperature.float().clamp(min=COLDEST)[:, None]).exp_()
+    reached = keep_likely(weight, config).cumsum(-1, dtype=torch.float64)
     return torch.searchsorted(reached, uniform[:, None] * reached[:, -1:])[:, 0]
 
 
-def keep_likely(scaled: Float[Tensor, "n v"], config: SamplingConfig) -> Float[Tensor, "n v"]:
-    """Top-k, then nucleus: the most likely tokens until `top_p` is reached; the rest gets -inf.
+def keep_likely(weight: Float[Tensor, "n v"], config: SamplingConfig) -> Float[Tensor, "n v"]:
+    """Top-k, then nucleus: the most likely tokens until `top_p` is reached; the rest gets 0.
 
-    Source: Holtzman et al., 2020. What ties with the last that is kept is kept too: equal tokens fare alike.
+    weight: probabilities but for a factor. What ties with the last that is kept is kept too: equal tokens fare alike.
+    Source: Holtzman et al., 2020.
     """
-    if config.top_k is not None and config.top_k < scaled.shape[-1]:
-        scaled = at_least(scaled, scaled.topk(config.top_k).values[:, -1:])
+    if config.top_k is not None and config.top_k < weight.shape[-1]:
+        weight = weight * (weight >= weight.topk(config.top_k).values[:, -1:])
     if config.top_p < 1:
-        scaled = at_least(scaled, nucleus_edge(scaled, config.top_p))
-    return scaled
+        weight = weight * (weight >= nucleus_edge(weight, config.top_p))
+    return weight
 
 
-def at_least(scaled: Float[Tensor, "n v"], edge: Float[Tensor, "n 1"]) -> Float[Tensor, "n v"]:
-    return scaled.masked_fill(scaled < edge, -math.inf)
-
-
-def nucleus_edge(scaled: Float[Tensor, "n v"], top_p: float) -> Float[Tensor, "n 1"]:
+def nucleus_edge(weight: Float[Tensor, "n v"], top_p: float) -> Float[Tensor, "n 1"]:
     """The least likely token that the nucleus needs."""
-    normal = scaled.logsumexp(-1, keepdim=True)
-    for ordered in _largest_first(scaled):
-        reached = (ordered - normal).exp().cumsum(-1) >= top_p
-        if ordered.is_cuda or ordered.shape[-1] == scaled.shape[-1] or bool(reached[:, -1].all()):
+    wanted = top_p * weight.sum(-1, keepdim=True, dtype=torch.float64)
+    for ordered in _largest_first(weight):
+        is_short = ordered.cumsum(-1, dtype=torch.float64) < wanted
+        if ordered.is_cuda or ordered.shape[-1] == weight.shape[-1] or not bool(is_short[:, -1].any()):
             break
-    needed = (~reached).sum(-1, keepdim=True).clamp(max=ordered.shape[-1] - 1)
+    needed = is_short.sum(-1, keepdim=True).clamp(max=ordered.shape[-1] - 1)
     return ordered.gather(-1, needed)
 
 
-def _largest_first(scaled: Float[Tensor, "n v"]) -> Iterator[Tensor]:
+def _largest_first(weight: Float[Tensor, "n v"]) -> Iterator[Tensor]:
     """On a CPU some of them at first. A GPU sorts all at once, and would have to be asked whether some were enough."""
-    if not scaled.is_cuda and scaled.shape[-1] > NUCLEUS_GUESS:
-        yield scaled.topk(NUCLEUS_GUESS).values
-    yield scaled.sort(dim=-1, descending=True).values
+    if not weight.is_cuda and weight.shape[-1] > NUCLEUS_GUESS:
+        yield weight.topk(NUCLEUS_GUESS).values
+    yield weight.sort(dim=-1, descending=True).values
 
 
 def penalise(logits: Float[Tensor, "n v"], is_used: Tensor, penalty: float) -> Float[Tensor, "n v"]:

@@ -116,8 +116,12 @@ class View:
         values = tokens.in_chunks(measure, self.sight.logits)
         if self.draw.config.ends == "last":
             values = values - END_PENALTY * tokens.wants(self.sight.logits, self.draw.end_id)
-        table = values.new_full(self.ids.shape, -math.inf)
-        table.view(-1)[self.sight.place] = values
+        return self.table(self.sight, values, -math.inf)
+
+    def table(self, sight: Sight, values: Float[Tensor, " n"], elsewhere: float = 0.0) -> Float[Tensor, "b l"]:
+        """Values of what is in sight, at their places."""
+        table = values.new_full(self.ids.shape, elsewhere)
+        table.view(-1)[sight.place] = values
         return table
 
     @cached_property
@@ -297,8 +301,7 @@ def revise(view: View) -> Move:
     Source: seed project S0, after Chang et al., MaskGIT, 2022; it takes likelihoods after temperature and filters.
     """
     sight = view.sight
-    likelihood = sight.logits.new_zeros(view.ids.shape)
-    likelihood.view(-1)[sight.place] = tokens.probability(sight.logits, view.tokens_at(sight))
+    likelihood = view.table(sight, tokens.probability(sight.logits, view.tokens_at(sight)))
     keep = view.is_free.sum(1) - view.tensor(view.left) + view.tensor(view.count)
     kept = choose(likelihood, view.is_free, keep)
     return Move(kept, remasked=view.is_free & ~kept)

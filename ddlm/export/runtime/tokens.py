@@ -17,6 +17,8 @@ else:
     import draws  # type: ignore[import-not-found,no-redef]
 
 Array = np.ndarray[Any, Any]
+COLDEST = 1e-30
+"""Below it a temperature would be 0 in float32."""
 LEAST_ODDS = 1e-15
 """Below it a float64 sum that begins with 1 tells nothing apart."""
 
@@ -135,32 +137,28 @@ def draw_tokens(logits: Array, uniform: Array, temperature: float, sampling: Sam
     if sampling.temperature == 0:
         best: Array = logits.argmax(axis=-1)
         return best
-    scaled = keep_likely(logits.astype(np.float64) / temperature, sampling)
-    weight = weights(scaled)
-    reached = (weight / weight.sum(axis=-1, keepdims=True)).cumsum(axis=-1)
+    behind = logits - logits.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        weight = np.exp(behind / np.float32(max(temperature, COLDEST)))
+    reached = keep_likely(weight, sampling).cumsum(axis=-1, dtype=np.float64)
     found: Array = (reached < uniform[:, None] * reached[:, -1:]).sum(axis=-1)
     return found
 
 
-def keep_likely(scaled: Array, sampling: Sampling) -> Array:
-    """Top-k, then the most likely tokens until `top_p` is reached; the rest gets -inf. Ties with the last are kept."""
-    if sampling.top_k is not None and sampling.top_k < scaled.shape[-1]:
-        scaled = at_least(scaled, np.partition(scaled, -sampling.top_k)[:, [-sampling.top_k]])
+def keep_likely(weight: Array, sampling: Sampling) -> Array:
+    """Top-k, then the most likely tokens until `top_p` is reached; the rest gets 0. Ties with the last are kept."""
+    if sampling.top_k is not None and sampling.top_k < weight.shape[-1]:
+        weight = weight * (weight >= np.partition(weight, -sampling.top_k)[:, [-sampling.top_k]])
     if sampling.top_p < 1:
-        scaled = at_least(scaled, nucleus_edge(scaled, sampling.top_p))
-    return scaled
+        weight = weight * (weight >= nucleus_edge(weight, sampling.top_p))
+    return weight
 
 
-def at_least(scaled: Array, edge: Array) -> Array:
-    kept: Array = np.where(scaled < edge, -np.inf, scaled)
-    return kept
-
-
-def nucleus_edge(scaled: Array, top_p: float) -> Array:
+def nucleus_edge(weight: Array, top_p: float) -> Array:
     """The least likely token that the nucleus needs."""
-    ordered = -np.sort(-scaled, axis=-1)
-    short = np.exp(ordered - log_total(scaled)).cumsum(axis=-1) < top_p
-    needed = np.minimum(short.sum(axis=-1, keepdims=True), scaled.shape[-1] - 1)
+    ordered = -np.sort(-weight, axis=-1)
+    is_short = ordered.cumsum(axis=-1, dtype=np.float64) < top_p * weight.sum(axis=-1, keepdims=True, dtype=np.float64)
+    needed = np.minimum(is_short.sum(axis=-1, keepdims=True), weight.shape[-1] - 1)
     edge: Array = np.take_along_axis(ordered, needed, axis=-1)
     return edge
 

@@ -113,8 +113,6 @@ def test_without_text_random_tokens_are_compared_and_the_manifest_says_so(packed
 def test_a_model_of_packed_rows_draws_no_ends_in_the_bundle_either(packed):
     manifest = json.loads((packed / "manifest.json").read_text())
     assert SamplingConfig(**manifest["sampling"]) == SAMPLING.model_copy(update={"ends": "free"})
-    last = SamplingConfig(ends="last")
-    assert stage.settings(last, "packed") == last
 
 
 def test_a_cache_that_changes_texts_is_refused_and_leaves_nothing(pipeline, tmp_path):
