@@ -1,7 +1,7 @@
 """What does each way of writing cost, and what does it write?
 
-Question. Of a trained model: how many runs of the network does a text take under each unmasking policy, how long are the
-texts, and how do they look to a judge that never saw the model?
+Question. Of a trained model: how many runs of the network does a text take under each unmasking policy, how long are
+the texts, and how do they look to a judge that never saw the model?
 
 Method. Every arm writes the same number of texts from nothing with the same seed. A causal language model of stories
 (transformers, extra `judge`) gives the negative log-likelihood of each text, beside the entropy of its words, since a

@@ -4,8 +4,8 @@ Question. At the same number of steps, size, length and vocabulary, how many tok
 
 Method. S3's sampler built again from its description, on the network of `seed_recipe.py` (17,341,184 parameters,
 float32, eager): times fall evenly from 1 to 0; at each step the network gives the logits of all positions, a token is
-drawn for each of them from softmax(logits / temperature) cut to its top k, and each masked position takes its token with
-probability 1 - rate(next time) / rate(time), rate being 1 - cos(pi t / 2). Nothing stops early: every step runs.
+drawn for each of them from softmax(logits / temperature) cut to its top k, and each masked position takes its token
+with probability 1 - rate(next time) / rate(time), rate being 1 - cos(pi t / 2). Nothing stops early: every step runs.
 
     python benchmarks/seed_sampler.py --threads 2
 """
@@ -13,6 +13,7 @@ probability 1 - rate(next time) / rate(time), rate being 1 - cos(pi t / 2). Noth
 import argparse
 import json
 import time
+from itertools import pairwise
 
 import torch
 from seed_recipe import PARAMETERS, SEQ_LEN, VOCAB_SIZE, SeedModel, mask_rate
@@ -28,7 +29,7 @@ MASK_ID, TEMPERATURE, TOP_K = 3, 0.8, 50
 def sample(model: SeedModel, batch_size: int, steps: int) -> Tensor:
     ids = torch.full((batch_size, SEQ_LEN), MASK_ID)
     times = torch.linspace(1, 0, steps + 1)
-    for now, following in zip(times, times[1:], strict=False):
+    for now, following in pairwise(times):
         logits = model(ids, now.expand(batch_size)) / TEMPERATURE
         logits[..., MASK_ID] = -torch.inf
         least = logits.topk(TOP_K).values[..., -1:]

@@ -12,11 +12,6 @@ from ddlm.generation import DiffusionPipeline, find_folder
 SHORT = SamplingConfig(num_sampling_steps=8)
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_model: Path) -> DiffusionPipeline:
-    return DiffusionPipeline.from_pretrained(tiny_model)
-
-
 def test_texts_begin_with_the_prompt_and_follow_the_seed(pipeline: DiffusionPipeline) -> None:
     made = pipeline.generate("Once upon", num_samples=2, sampling=SHORT, seed=3)
     assert all(sample.text.startswith("Once upon") for sample in made.samples)
@@ -35,24 +30,42 @@ def test_a_sample_is_the_same_alone_and_among_others(pipeline: DiffusionPipeline
     assert alone.text == among.text
 
 
-def test_length_limits_what_is_written(pipeline: DiffusionPipeline) -> None:
-    prompt = pipeline.tokenizer.encode("A dog")
-    made = pipeline.generate("A dog", sampling=SHORT, length=5).samples[0]
-    assert len(made.tokens) <= len(prompt) + 5
+@pytest.mark.parametrize(("prompt", "length"), [("A dog", 5), ("", 62), ("A dog", 64), ("", 200), ("word " * 60, 70)])
+def test_a_length_is_exact_also_beyond_the_canvas_and_for_a_prompt_longer_than_it(
+    pipeline: DiffusionPipeline, prompt: str, length: int
+) -> None:
+    given = pipeline.tokenizer.encode(prompt)
+    made = pipeline.generate(prompt, sampling=SHORT, length=length, num_samples=2)
+    for sample in made.samples:
+        assert len(sample.tokens) == len(given) + length
+        assert list(sample.tokens[: len(given)]) == given
+        assert pipeline.tokenizer.end_id not in sample.tokens
 
 
-def test_gaps_are_filled_and_the_rest_stays(pipeline: DiffusionPipeline) -> None:
-    made = pipeline.infill("Tom saw a ___ and ___[2] ran home.", sampling=SHORT).samples[0]
-    assert made.text.startswith("Tom saw a")
-    assert made.text.endswith(" ran home.")
-    assert "___" not in made.text
-    around = [pipeline.tokenizer.encode(part) for part in ("Tom saw a", " and", " ran home.")]
-    assert len(made.tokens) == sum(map(len, around)) + 4 + 2
+def test_windows_do_not_repeat_each_other_s_draws(pipeline: DiffusionPipeline) -> None:
+    tokens = pipeline.generate(length=150, sampling=SHORT).samples[0].tokens
+    assert tokens[64:96] != tokens[32:64] != tokens[96:128]
+
+
+def test_texts_do_not_depend_on_how_many_are_written_at_once(pipeline: DiffusionPipeline) -> None:
+    together = pipeline.generate("A dog", num_samples=5, sampling=SHORT, seed=2)
+    in_parts = pipeline.generate("A dog", num_samples=5, sampling=SHORT, seed=2, rows_at_once=2)
+    assert together.samples == in_parts.samples
+    assert [sample.number for sample in together.samples] == list(range(5))
+    assert in_parts.calls == 3 * together.calls
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(pipeline: DiffusionPipeline) -> None:
+    with pytest.raises(UserError, match="but the model writes 64 in all; shorten it to at most 63 tokens, or say"):
+        pipeline.generate("word " * 100)
+    with pytest.raises(UserError, match="length 0: wanted at least 1"):
+        pipeline.generate(length=0)
 
 
 def test_frames_go_from_masks_to_the_finished_text(pipeline: DiffusionPipeline) -> None:
     frames = pipeline.frames("Once", sampling=SHORT, seed=2)
-    assert [frame.step for frame in frames] == list(range(9))
+    assert [frame.step for frame in frames] == list(range(len(frames)))
+    assert frames[0].num_sampling_steps == len(frames) - 1
     masked = [sum(len(span.text) for span in frame.spans if span.state == "masked") for frame in frames]
     assert all(after < before for before, after in pairwise(masked))
     assert masked[0] == pipeline.seq_len - len(pipeline.tokenizer.encode("Once"))
@@ -61,13 +74,16 @@ def test_frames_go_from_masks_to_the_finished_text(pipeline: DiffusionPipeline) 
     assert frames[3].spans[0].state == "prompt"
     finished = pipeline.generate("Once", sampling=SHORT, seed=2).samples[0]
     assert [span.state for span in frames[1].spans].count("new") > 0
+    assert [frame.step for frame in pipeline.stream("Once", sampling=SHORT, seed=2)] == [frame.step for frame in frames]
+    sure = [span.confidence for frame in frames for span in frame.spans if span.state == "new"]
+    assert all(value is not None and 0 < value <= 1 for value in sure)
     shown = "".join(span.text for span in frames[-1].spans)
     assert shown.replace("�", "") == finished.text.replace("�", "")
 
 
 def test_a_saved_pipeline_writes_the_same(pipeline: DiffusionPipeline, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "copy")
-    again = DiffusionPipeline.from_pretrained(tmp_path / "copy")
+    again = DiffusionPipeline.from_pretrained(tmp_path / "copy", precision="float32")
     assert again.generate(sampling=SHORT).samples == pipeline.generate(sampling=SHORT).samples
     names = {path.name for path in (tmp_path / "copy").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
