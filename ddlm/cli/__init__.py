@@ -49,7 +49,7 @@ def main() -> None:
         with logging_to_stderr():
             app()
     except KeyboardInterrupt:
-        fail("stopped; the same command continues where it was", 130)
+        fail("stopped; give the same command again, a run continues where it was", 130)
     except Exception as error:
         if os.environ.get("DDLM_DEBUG"):
             raise

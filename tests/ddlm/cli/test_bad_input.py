@@ -142,22 +142,6 @@ def test_a_model_of_a_newer_format(ddlm: Ddlm, broken_model: Path) -> None:
     assert_refused(ddlm("generate", str(broken_model)), "format_version 99")
 
 
-def test_prompts_and_lengths_that_do_not_fit(ddlm: Ddlm, tiny_model: Path) -> None:
-    assert_refused(ddlm("generate", str(tiny_model), "word " * 500), "tokens, but the model writes 64")
-    assert_refused(ddlm("generate", str(tiny_model), "Once", "--length", "100"), "length 100")
-    assert_refused(ddlm("infill", str(tiny_model), "no gap at all"), "mark gaps with ___")
-    assert_refused(ddlm("infill", str(tiny_model), "___[100]"), "shorten the text")
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "said"),
-    [("--unmasking", "best", "unmasking"), ("--temperature", "-1", "temperature"), ("--top-p", "2", "top_p"),
-     ("--steps", "0", "num_sampling_steps")],
-)  # fmt: skip
-def test_sampling_out_of_range(ddlm: Ddlm, tiny_model: Path, option: str, value: str, said: str) -> None:
-    assert_refused(ddlm("generate", str(tiny_model), option, value), said)
-
-
 def test_faces_refuse_what_they_do_not_know(ddlm: Ddlm, tiny_model: Path, tmp_path: Path) -> None:
     assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.gif"), "--theme", "sepia"), "unknown theme")
     assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.mp4")), ".gif")
