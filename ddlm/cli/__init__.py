@@ -25,6 +25,7 @@ app = typer.Typer(
 for part in (runs, writing, models, machine):
     part.add_to(app)
 
+INTERRUPTED = 130
 STORAGE_FAULTS = {
     errno.ENOSPC: "the disk is full; free some room and run the same command again, it continues",
     errno.EDQUOT: "the disk quota is used up; free some room and run the same command again, it continues",
@@ -48,8 +49,10 @@ def main() -> None:
     try:
         with logging_to_stderr():
             app()
-    except KeyboardInterrupt:
-        fail("stopped; give the same command again, a run continues where it was", 130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer takes Ctrl-C for itself and says nothing
+            fail("stopped; give the same command again, a run continues where it was", INTERRUPTED)
+        raise
     except Exception as error:
         if os.environ.get("DDLM_DEBUG"):
             raise

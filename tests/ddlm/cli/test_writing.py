@@ -44,7 +44,7 @@ def ddlm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat")
     backend = train_bpe(
-        [["Once upon a time there was a dog."] * 9], TokenizerConfig(vocab_size=290, min_frequency=1, chat=True)
+        [["Once upon a time there was a dog."] * 9], TokenizerConfig(vocab_size=280, min_frequency=1, chat=True)
     )
     backend.add_special_tokens([MASK])
     tokenizer = Tokenizer(backend)

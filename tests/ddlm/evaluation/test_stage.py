@@ -109,7 +109,7 @@ def test_scores_have_the_keys_that_others_rely_on(scores):
     for name in ("masked_accuracy", "word_validity", "distinct_1", "distinct_2"):
         assert 0 <= scores[name] <= 1
     for sample in scores["samples"]:
-        assert set(sample) == {"text", "prompt", "seed", "word_validity", "longest_overlap_words"}
+        assert set(sample) == {"text", "prompt", "seed", "number", "word_validity", "longest_overlap_words"}
     assert scores["model"].startswith("sha256:")
     assert scores["copied"]["searched_stories"] == 40
 
@@ -169,15 +169,14 @@ def test_the_stage_gives_equal_bytes_again(inputs, built, tmp_path):
         assert path.read_bytes() == (again.output / path.name).read_bytes(), path.name
 
 
-def test_many_samples_are_drawn_in_batches_with_seeds_of_their_own(inputs, monkeypatch):
+def test_samples_have_one_seed_and_numbers_of_their_own(inputs):
     pipeline = random_pipeline(Tokenizer.load(inputs["train"]))
-    monkeypatch.setattr(stage, "SAMPLES_AT_ONCE", 2)
     narrow = EVALUATION.model_copy(update={"num_samples": 5})
     result = stage.evaluate(
         pipeline, validation(inputs), model="m", sampling=SAMPLING.model_copy(update={"temperature": 2.0}), seed=7,
         evaluation=narrow,
     )  # fmt: skip
-    assert [written.sample.seed for written in result.free] == [7, 7, 8, 8, 9]
+    assert [(written.sample.seed, written.sample.number) for written in result.free] == [(7, i) for i in range(5)]
     assert len({written.sample.tokens for written in result.free}) == 5
 
 
