@@ -26,9 +26,10 @@ def observing(watch: bool) -> Iterator[Observer | None]:
     if watch and not (console.is_terminal and sys.stdout.isatty()):
         yield say
     elif watch:
-        with Live(console=console, transient=True, auto_refresh=False, vertical_overflow="visible") as live:
+        with Live(console=console, transient=True, auto_refresh=False) as live:
             started = time.perf_counter()
-            yield lambda frame: live.update(styled(frame, time.perf_counter() - started), refresh=True)
+            room = (console.width, console.height)
+            yield lambda frame: live.update(fitted(styled(frame, time.perf_counter() - started), room), refresh=True)
     elif console.is_terminal:
         columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
@@ -44,12 +45,17 @@ def say(frame: Frame) -> None:
 
 
 def styled(frame: Frame, elapsed_s: float) -> Text:
-    """The head says the step, how much is unmasked, and steps a second."""
-    shown = sum(len(span.text) for span in frame.spans if span.state in ("shown", "new"))
-    share = shown / max(1, shown + frame.masked)
+    """The head says the step, how much is left, and steps a second."""
     rate = frame.step / elapsed_s if elapsed_s > 0 else 0.0
-    head = f"step {frame.step} / {frame.num_sampling_steps} · {share:.0%} of the text · {rate:.1f} steps/s\n\n"
+    head = f"step {frame.step} / {frame.num_sampling_steps} · {frame.masked} masks left · {rate:.1f} steps/s\n\n"
     text = Text(head, style="dim")
     for span in frame.spans:
         text.append(span.text, style=STYLES[span.state])
     return text
+
+
+def fitted(text: Text, room: tuple[int, int]) -> Text:
+    """Head and last lines of what is taller than the terminal: scrolled away, they could not be drawn over."""
+    width, height = room
+    lines = text.wrap(Console(width=width), width)
+    return Text("\n").join([*lines[:2], *lines[2:][-(height - 3) :]]) if len(lines) >= height else text

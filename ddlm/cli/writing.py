@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddlm.config import UserError, parse, parse_override
+from ddlm.config import Section, UserError, parse, parse_override
 from ddlm.diffusion import SamplingConfig
 
 if TYPE_CHECKING:
@@ -177,7 +177,14 @@ def sampling_from(
         if section != "sampling" or not name:
             raise UserError(f"--set {key}: this command takes keys of sampling only; write sampling.KEY=VALUE")
         given[name] = value
-    return parse(SamplingConfig, {key: value for key, value in given.items() if value is not None}, source="sampling")
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return parse(Chosen, {"sampling": chosen}, source="this command").sampling
+
+
+class Chosen(Section):
+    """So that what is wrong is named as it is written: sampling.KEY."""
+
+    sampling: SamplingConfig
 
 
 def require_samples(samples: int) -> None:

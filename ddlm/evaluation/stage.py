@@ -197,7 +197,12 @@ def _continue_stories(
     tokenizer = pipeline.tokenizer
     begun = (text.split_at_word(story, evaluation.prompt_words) for story in stories)
     encoded = ((prompt, rest, tokenizer.encode(prompt)) for prompt, rest in begun if prompt)
-    fitting = list(islice((item for item in encoded if len(item[2]) < pipeline.seq_len), evaluation.num_continuations))
+    fitting = list(
+        islice(
+            (item for item in encoded if len(tokenizer.story_prefix) + len(item[2]) < pipeline.seq_len),
+            evaluation.num_continuations,
+        )
+    )
     cut_character = "\N{REPLACEMENT CHARACTER}"  # the row may end between the bytes of one
     samples = pipeline.generate_batch([prompt for prompt, _, _ in fitting], sampling=sampling, seed=seed).samples
     return [

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from ddlm.diffusion.bound import any_order_nats
 from ddlm.generation import drafts
 from ddlm.generation.drafts import Draft
 from ddlm.generation.frames import MASK_SIGN, Frame, Span, with_number_of_steps
+from ddlm.generation.results import Generation, Sample, Score
 from ddlm.generation.source import find_folder
 from ddlm.generation.writing import Engine, Writing
 from ddlm.model.device import pick_inference_device, uses_bfloat16
@@ -36,45 +37,6 @@ GAP_MASKS = 8
 SCORE_MASKS = 64
 
 Observer = Callable[[Frame], None]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One text, prompt included, up to its end. `tokens` are its ids; `number` and `seed` fix it."""
-
-    text: str
-    tokens: tuple[int, ...]
-    prompt: str
-    seed: int
-    number: int
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Samples and what they cost.
-
-    num_sampling_steps: of the text that took most. calls: runs of the network over a whole batch. tokens_per_s: tokens
-    of text that were written, prompts and the tail behind the end not counted.
-    """
-
-    samples: tuple[Sample, ...]
-    num_sampling_steps: int
-    calls: int
-    seconds: float
-    tokens_per_s: float
-    unmasking: str
-    precision: str
-
-
-@dataclass(frozen=True)
-class Score:
-    """An upper bound on a text's negative log-likelihood, its end included. stderr: Monte-Carlo, of nll_nats."""
-
-    nll_nats: float
-    nll_nats_stderr: float
-    bits_per_byte: float
-    tokens: int
-    bound: str = "upper"
 
 
 class DiffusionPipeline:
@@ -239,17 +201,18 @@ class DiffusionPipeline:
 
         Raises: UserError for text that can't be encoded, or none.
         """
-        tokens = [*self.tokenizer.encode_story(text), self.tokenizer.end_id]
         if not text:
             raise UserError("score: got an empty text; give one of at least a character")
+        tokens = self.tokenizer.encode_story(text)
         padded = tokens + [self.tokenizer.end_id] * (-len(tokens) % self.seq_len)
-        rows = torch.tensor(padded, device=self.device).view(-1, self.seq_len)
+        count = min(len(tokens) + 1, len(padded))  # a story that fills its last row has no end token there
+        rows = torch.tensor(padded).view(-1, self.seq_len)
         is_scored = torch.ones_like(rows, dtype=torch.bool)
         estimates = self._bound(rows, is_scored, masks, seed).sum(0)
         nats, spread = float(estimates.mean()), float(estimates.std()) / math.sqrt(masks)
         return Score(
-            nll_nats=nats / len(tokens), nll_nats_stderr=spread / len(tokens),
-            bits_per_byte=nats / math.log(2) / len(text.encode()), tokens=len(tokens),
+            nll_nats=nats / count, nll_nats_stderr=spread / count,
+            bits_per_byte=nats / math.log(2) / len(text.encode()), tokens=count,
         )  # fmt: skip
 
     def _prompted(self, prompts: Sequence[str], length: int | None) -> list[Draft]:
@@ -293,17 +256,25 @@ class DiffusionPipeline:
         return self.writer.at(ids.to("mps"), wanted.to("mps")).cpu()
 
     def _sample(self, draft: Draft, tokens: Sequence[int], seed: int) -> Sample:
-        shown = tuple(tokens[draft.hidden :])
+        shown = tuple(tokens[draft.hidden : len(tokens) - draft.hidden_behind])
         text = self.tokenizer.decode(shown)
-        return Sample(text.rstrip("\n") if self.tokenizer.chat else text, shown, draft.prompt, seed, draft.number)
+        is_turn = self.tokenizer.chat and not draft.is_closed  # the line break before a turn's end is no part of it
+        return Sample(text.removesuffix("\n") if is_turn else text, shown, draft.prompt, seed, draft.number)
 
     def _gap_nats(self, draft: Draft, sample: Sample) -> float:
         """The bound on a filling's nats a token."""
-        tokens = [*draft.tokens[: draft.hidden], *sample.tokens]
-        row = torch.tensor([tokens + [self.tokenizer.end_id] * (self.seq_len - len(tokens))], device=self.device)
+        behind = draft.tokens[len(draft.tokens) - draft.hidden_behind :]
+        tokens = [*draft.tokens[: draft.hidden], *sample.tokens, *behind]
+        row = torch.tensor([tokens + [self.tokenizer.end_id] * (self.seq_len - len(tokens))])
         is_scored = torch.zeros_like(row, dtype=torch.bool)
-        is_scored[0, : len(tokens)] = torch.tensor(draft.tokens, device=self.device) == self.tokenizer.mask_id
+        is_scored[0, : len(tokens)] = torch.tensor(draft.tokens) == self.tokenizer.mask_id
         return float(self._bound(row, is_scored, GAP_MASKS, 0).mean()) / int(is_scored.sum())
 
     def _bound(self, rows: torch.Tensor, is_scored: torch.Tensor, masks: int, seed: int) -> torch.Tensor:
-        return any_order_nats(self.model, rows, is_scored, mask_id=self.tokenizer.mask_id, masks=masks, seed=seed)
+        """The network runs where it is; the sums are float64 on the CPU."""
+
+        def network(ids: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(ids.to(self.device))
+            return logits.cpu()
+
+        return any_order_nats(network, rows, is_scored, mask_id=self.tokenizer.mask_id, masks=masks, seed=seed)

@@ -16,9 +16,10 @@ GAP_LENGTHS = (1, 2, 3, 4, 6, 8)
 class Draft:
     """One text to write.
 
-    tokens: what stands already, masks in its gaps. hidden: tokens at its beginning that are not shown (the tags of a
-    chat). to_write: how many more to write after them: None lets the model end the text within one canvas.
-    is_closed: nothing follows after the tokens but the end. word_starts: gaps whose first token begins a word.
+    tokens: what stands already, masks in its gaps. to_write: how many more to write after them; None lets the model end
+    the text within one canvas. is_closed: nothing follows after the tokens but the end. hidden, hidden_behind: tokens
+    at the beginning and the end that are not shown, the tags of a chat. word_starts: gaps whose first token begins a
+    word.
     number: the sample number, which with the seed fixes the text.
     """
 
@@ -28,6 +29,7 @@ class Draft:
     hidden: int = 0
     to_write: int | None = None
     is_closed: bool = False
+    hidden_behind: int = 0
     word_starts: tuple[int, ...] = ()
 
 
@@ -51,11 +53,13 @@ def prompted(tokenizer: Tokenizer, prompt: str, number: int, *, seq_len: int, le
 def in_conversation(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], number: int, *, seq_len: int) -> Draft:
     """A reply to the last of some turns, (role, text) each; the oldest turns go when there are too many.
 
-    Raises: UserError when the model knows no chat, or the last turn alone leaves no room.
+    Raises: UserError when the model knows no chat, nobody has spoken, or the last turn alone leaves no room.
     """
+    if not turns:
+        raise UserError("chat: got no turns; give at least one of the user's")
     kept = list(turns)
-    while len(tokens := tokenizer.encode_chat(kept)) > seq_len // 2 and len(kept) > 1:
-        kept = kept[1:] if kept[0][0] != "system" or len(kept) == 2 else [kept[0], *kept[2:]]
+    while len(tokens := tokenizer.encode_chat(kept)) > seq_len // 2 and len(kept) > 1 + (kept[0][0] == "system"):
+        del kept[kept[0][0] == "system"]
     if len(tokens) >= seq_len:
         raise UserError(f"message: {len(tokens)} tokens, but the model takes {seq_len} in all; shorten it")
     return Draft(tuple(tokens), turns[-1][1], number, hidden=len(tokens))
@@ -70,8 +74,9 @@ def gapped(tokenizer: Tokenizer, text: str, number: int, *, seq_len: int) -> lis
     gaps = list(GAP.finditer(text))
     if not gaps:
         raise UserError(f"infill: no gap in {text!r}; mark gaps with ___, or ___[5] for five tokens")
-    if any(gap.group(1) and not int(gap.group(1)) for gap in gaps):
-        raise UserError("infill: a gap ___[0] has no tokens; wanted ___[1] or more")
+    for gap in gaps:
+        if gap.group(1) and not 1 <= int(gap.group(1)) < seq_len:
+            raise UserError(f"infill: a gap {gap.group()}; wanted ___[1] to ___[{seq_len - 1}], what the model holds")
     unknown = any(gap.group(1) is None for gap in gaps)
     drafts = [_with_gaps(tokenizer, text, number, turn) for turn in range(len(GAP_LENGTHS) if unknown else 1)]
     fitting = [draft for draft in drafts if len(draft.tokens) < seq_len]
@@ -95,5 +100,6 @@ def _with_gaps(tokenizer: Tokenizer, text: str, number: int, turn: int) -> Draft
         position = gap.end()
     tokens += [*tokenizer.encode(text[position:]), *tokenizer.story_suffix]
     return Draft(
-        tuple(tokens), text, number, hidden=len(tokenizer.story_prefix), is_closed=True, word_starts=tuple(word_starts)
-    )
+        tuple(tokens), text, number, hidden=len(tokenizer.story_prefix), hidden_behind=len(tokenizer.story_suffix),
+        is_closed=True, word_starts=tuple(word_starts),
+    )  # fmt: skip

@@ -141,10 +141,12 @@ class Snapshot:
         shown = until_stop(ids, len(draft.tokens), tokenizer.stop_ids, mask_id=tokenizer.mask_id)
         sure = [0.0] * len(before) + self.step.confidence[row].tolist()
         tiles = [
-            Tile(token, self._state(draft, place, token, opened), sure[place]) for place, token in enumerate(shown)
+            Tile(token, self._state(draft, place, token, opened), sure[place])
+            for place, token in enumerate(shown)
+            if place >= draft.hidden and token not in tokenizer.stop_ids
         ]
         at_most = self.steps_before + self.step.num_sampling_steps
-        return frame_of(tiles[draft.hidden :], tokenizer, self.steps_before + self.step.step, at_most)
+        return frame_of(tiles, tokenizer, self.steps_before + self.step.step, at_most)
 
     def _state(self, draft: Draft, place: int, token: int, opened: set[int]) -> str:
         mask_id = self.writing.engine.tokenizer.mask_id

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ddlm.artifacts import RunLog
-from ddlm.data.shards import read_rows
+from ddlm.data.shards import read_manifest, read_rows
 from ddlm.diffusion import SamplingConfig
 from ddlm.generation import MASK_SIGN, DiffusionPipeline
 from ddlm.model.folder import ModelFolder
@@ -50,7 +50,8 @@ class Preview:
         sizes = {"vocab_size": trained.vocab_size, "seq_len": trained.seq_len}
         model = Denoiser(trained.config, **sizes, end_id=trained.end_id)
         model.load_state_dict(weights)
-        config = ModelFolder.of(model, end_id=self._tokenizer.end_id, objective={})
+        layout = read_manifest(self._shards)["layout"]
+        config = ModelFolder.of(model, end_id=self._tokenizer.end_id, objective={}, layout=layout)
         return DiffusionPipeline(model.eval(), self._tokenizer, config)
 
     def samples(self, pipeline: DiffusionPipeline) -> list[dict[str, Any]]:

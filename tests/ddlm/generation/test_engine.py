@@ -59,10 +59,13 @@ def test_a_uniform_model_scores_log_v_at_every_position_of_a_row(build: Build) -
     pipeline = build()
     nn.init.zeros_(pipeline.model.head_weight)
     row_nats = pipeline.seq_len * math.log(pipeline.tokenizer.vocab_size)
-    for text in ("The dog ran.", "The dog ran to the park. " * 8):
+    exact = "q" * pipeline.seq_len
+    assert len(pipeline.tokenizer.encode(exact)) == pipeline.seq_len
+    for text in ("The dog ran.", "The dog ran to the park. " * 8, exact):
         score = pipeline.score(text)
-        rows = -(-score.tokens // pipeline.seq_len)
-        assert score.tokens == len(pipeline.tokenizer.encode(text)) + 1
+        tokens = len(pipeline.tokenizer.encode(text))
+        rows = -(-tokens // pipeline.seq_len)
+        assert score.tokens == tokens + (text != exact)
         assert score.nll_nats * score.tokens == pytest.approx(rows * row_nats, rel=1e-5)
         assert score.bits_per_byte == pytest.approx(rows * row_nats / math.log(2) / len(text), rel=1e-5)
         assert score.nll_nats_stderr == pytest.approx(0, abs=1e-4)

@@ -72,8 +72,9 @@ def test_each_gap_of_unknown_length_is_tried_with_every_length(build: Build) -> 
     ("text", "said"),
     [
         ("no gap", "mark gaps with ___"),
-        ("a ___[0] gap", r"a gap ___\[0\] has no tokens"),
-        ("___[48]", "but the model takes 48; shorten the text"),
+        ("a ___[0] gap", r"a gap ___\[0\]; wanted ___\[1\] to ___\[47\]"),
+        ("___[999999999]", r"wanted ___\[1\] to ___\[47\]"),
+        ("dog ___[40] dog ran to the park", "but the model takes 48; shorten the text"),
         ("", "no gap in ''"),
     ],
 )

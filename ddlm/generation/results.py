@@ -1,0 +1,42 @@
+"""What the pipeline gives back."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text, prompt included, up to its end. `tokens` are its ids; `number` and `seed` fix it."""
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt: str
+    seed: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Samples and what they cost.
+
+    num_sampling_steps: of the text that took most. calls: runs of the network over a whole batch. tokens_per_s: tokens
+    of text that were written, prompts and the tail behind the end not counted.
+    """
+
+    samples: tuple[Sample, ...]
+    num_sampling_steps: int
+    calls: int
+    seconds: float
+    tokens_per_s: float
+    unmasking: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """An upper bound on a text's negative log-likelihood, its end included. stderr: Monte-Carlo, of nll_nats."""
+
+    nll_nats: float
+    nll_nats_stderr: float
+    bits_per_byte: float
+    tokens: int
+    bound: str = "upper"
