@@ -47,7 +47,8 @@ class ObjectiveConfig(Section):
     """Of `clipped`: the cap, where a token of a fully masked row weighs 1; 10 when absent."""
     bell_floor: float | None = Field(default=None, ge=0, le=1)
     """Of `bell`: the share of the bound's own density that is mixed in, so that rows which are all mask, where every
-    text begins, are trained too; 0 when absent."""
+    text begins, are trained too; 0 when absent. It does not lower the bound: 0.1 and 0.25 gave 0.004 and 0.006 bits a
+    byte more after 200 steps of `configs/quick.toml`, two seeds."""
     complementary: bool = False
     """Every row comes twice: with a mask and with its complement."""
     truncation_share: float = Field(default=0.0, ge=0, le=1)
