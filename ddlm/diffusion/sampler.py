@@ -12,7 +12,8 @@ from torch import Tensor
 from ddlm import draws
 from ddlm.diffusion import tokens
 from ddlm.diffusion.tokens import Draw
-from ddlm.diffusion.unmasking import POLICIES, REWRITING, Denoiser, Move, View, masked_share
+from ddlm.diffusion.unmasking import POLICIES, REWRITING, masked_share
+from ddlm.diffusion.view import Denoiser, Move, View
 
 Sure = Callable[[], Float[Tensor, "b l"]]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ddlm.diffusion import SamplingConfig
 from ddlm.diffusion.sampler import BlockDenoiser, Step, denoise
 from ddlm.diffusion.tokens import Draw
-from ddlm.diffusion.unmasking import Denoiser
+from ddlm.diffusion.view import Denoiser
 from ddlm.generation.drafts import Draft
 from ddlm.generation.frames import Frame, Tile, frame_of
 from ddlm.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddlm.diffusion import SamplingConfig
 from ddlm.diffusion.tokens import Draw
-from ddlm.diffusion.unmasking import Denoiser, everywhere
+from ddlm.diffusion.view import Denoiser, everywhere
 
 DrawOf = Callable[..., Draw]
 

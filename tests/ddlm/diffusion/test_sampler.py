@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ddlm.diffusion.sampler import Step, denoise, sample, to_open
 from ddlm.diffusion.tokens import Draw
-from ddlm.diffusion.unmasking import POLICIES, REWRITING, Denoiser, everywhere
+from ddlm.diffusion.unmasking import POLICIES, REWRITING
+from ddlm.diffusion.view import Denoiser, everywhere
 
 END, MASK = 0, 9
 KEEPING = sorted(set(POLICIES) - REWRITING)

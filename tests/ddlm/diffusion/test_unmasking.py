@@ -13,7 +13,8 @@ from torch import Tensor
 from ddlm.diffusion import SAMPLING_PARAMETERS, SamplingConfig
 from ddlm.diffusion.sampler import sample
 from ddlm.diffusion.tokens import Draw
-from ddlm.diffusion.unmasking import POLICIES, REWRITING, Move, View, choose, everywhere, masked_share
+from ddlm.diffusion.unmasking import POLICIES, REWRITING, masked_share
+from ddlm.diffusion.view import Move, View, choose, everywhere
 
 MASK = 4
 
