@@ -85,7 +85,8 @@ class SamplingConfig(Section):
     num_sampling_steps: int = Field(default=64, ge=1)
     """Steps at most, over all blocks of a canvas. `first_hitting` takes one for each token instead."""
     grid: Literal["linear", "cosine"] = "linear"
-    """How the number of masks falls over the steps: evenly, or slowly at first (Shi et al., MD4, 2024)."""
+    """How the number of masks falls over the steps: evenly, or slowly at first (Shi et al., MD4, 2024). `threshold` and
+    `entropy_bound` fall no slower."""
     block_size: int | None = Field(default=None, ge=1)
     """Write blocks of so many positions from left to right, each by the policy; absent: the whole canvas at once."""
     cache: Literal["exact", "approximate", "off"] = "exact"

@@ -145,10 +145,10 @@ class View:
         return Move(choose(score, self.is_masked, self.tensor(self.count)), self.count)
 
     def at_least_at_pace(self, score: Float[Tensor, "b l"], count: Int[Tensor, " b"]) -> Move:
-        """Open what a rule allows, but one at least, and so many that the steps suffice; at most `most_per_step`."""
-        needed = [-(-left // max(1, steps - self.taken)) for left, steps in zip(self.left, self.steps, strict=True)]
-        allowed = count.clamp(min=1, max=self.draw.config.most_per_step)
-        return Move(choose(score, self.is_masked, torch.maximum(allowed, self.tensor(needed))))
+        """Open what a rule allows, at most `most_per_step`, but no fewer than the grid would: steps must suffice."""
+        most = self.draw.config.most_per_step
+        allowed = count if most is None else count.clamp(max=most)
+        return Move(choose(score, self.is_masked, torch.maximum(allowed, self.tensor(self.count))))
 
 
 def choose(

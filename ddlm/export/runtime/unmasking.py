@@ -114,11 +114,9 @@ class View:
         return Move(choose(score, self.is_masked, count))
 
     def at_least_at_pace(self, score: Array, count: int) -> Move:
-        """Open what a rule allows, but one at least, and so many that the steps suffice; at most `most_per_step`."""
+        """Open what a rule allows, at most `most_per_step`, but no fewer than the grid would: steps must suffice."""
         most = self.draw.sampling.most_per_step
-        allowed = max(1, count) if most is None else min(max(1, count), most)
-        needed = -(-self.left // max(1, self.steps - self.taken))
-        return self.best(score, max(allowed, needed))
+        return self.best(score, max(count if most is None else min(count, most), self.count))
 
 
 def masked_share(grid: str, progress: float) -> float:

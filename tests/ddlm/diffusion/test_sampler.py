@@ -27,7 +27,7 @@ def test_an_exact_denoiser_gives_the_data(
     unmasking: str, pairs: tuple[Denoiser, Tensor], draw_of: Callable[..., Draw]
 ) -> None:
     denoiser, joint = pairs
-    count, steps = (3000, 40) if unmasking in REWRITING else (8000, 2)
+    count, steps = (2000, 30) if unmasking in REWRITING else (4000, 2)
     settings: dict[str, object] = {"entropy_bound": 0.0} if unmasking == "entropy_bound" else {}
     draw = draw_of(count, unmasking=unmasking, num_sampling_steps=steps, **settings)
     ids, calls = sample(denoiser, torch.full((count, 2), 3), 3, draw)
@@ -35,7 +35,7 @@ def test_an_exact_denoiser_gives_the_data(
     seen = torch.zeros(3, 3)
     for a, b in itertools.product(range(3), repeat=2):
         seen[a, b] = ((ids[:, 0] == a) & (ids[:, 1] == b)).float().mean()
-    torch.testing.assert_close(seen, joint, atol=0.03 if unmasking in REWRITING else 0.02, rtol=0)
+    torch.testing.assert_close(seen, joint, atol=0.04 if unmasking in REWRITING else 0.03, rtol=0)
 
 
 @pytest.mark.parametrize("unmasking", POLICIES)
@@ -143,10 +143,10 @@ def test_drawn_ends_give_texts_the_lengths_of_the_data(
     unmasking: str, settings: dict[str, object], draw_of: Callable[..., Draw]
 ) -> None:
     lengths = torch.tensor([0.0, 0.1, 0.0, 0.2, 0.4, 0.0, 0.1, 0.1, 0.1])
-    draw = draw_of(8000, end_id=END, unmasking=unmasking, num_sampling_steps=4, ends="drawn", **settings)
-    ids, _ = sample(stories(lengths), torch.full((8000, 8), 2), 2, draw)
-    seen = (ids == 1).sum(1).bincount(minlength=9) / 8000
-    torch.testing.assert_close(seen, lengths, atol=0.02, rtol=0)
+    draw = draw_of(3000, end_id=END, unmasking=unmasking, num_sampling_steps=4, ends="drawn", **settings)
+    ids, _ = sample(stories(lengths), torch.full((3000, 8), 2), 2, draw)
+    seen = (ids == 1).sum(1).bincount(minlength=9) / 3000
+    torch.testing.assert_close(seen, lengths, atol=0.03, rtol=0)
     assert (ids.diff(dim=1) <= 0).all()  # nothing comes after an end
 
 
@@ -158,12 +158,12 @@ def test_certain_tails_fix_the_length_blindly_when_ends_are_free_and_never_when_
 
     def mean_length(ends: str, temperature: float) -> float:
         draw = draw_of(
-            4000, end_id=END, unmasking="confidence", num_sampling_steps=8, ends=ends, temperature=temperature
+            1500, end_id=END, unmasking="confidence", num_sampling_steps=8, ends=ends, temperature=temperature
         )
-        ids, _ = sample(stories(lengths), torch.full((4000, 8), 2), 2, draw)
+        ids, _ = sample(stories(lengths), torch.full((1500, 8), 2), 2, draw)
         return float((ids == 1).sum(1).float().mean())
 
-    assert mean_length("drawn", 0.5) == pytest.approx(mean, abs=0.1)
+    assert mean_length("drawn", 0.5) == pytest.approx(mean, abs=0.2)
     assert abs(mean_length("free", 0.5) - mean) > 0.5
     assert abs(mean_length("last", 0.5) - mean) > 0.5
 

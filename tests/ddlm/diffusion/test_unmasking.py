@@ -78,8 +78,8 @@ def test_threshold_opens_all_that_is_certain_enough_one_at_least_and_no_more_tha
 
 
 def test_threshold_keeps_pace_where_steps_run_out(draw_of: Callable[..., Draw]) -> None:
-    view = view_of(probabilities(0.95, 0.5, 0.6, 0.7), draw_of(1, unmasking="threshold"), steps=4, taken=2)
-    assert opened(POLICIES["threshold"](view)) == [0, 3]
+    view = view_of(probabilities(0.95, 0.5, 0.6, 0.7), draw_of(1, unmasking="threshold"))
+    assert opened(POLICIES["threshold"](replace(view, count=[2]))) == [0, 3]
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.3, 0.9, 2.0, 50.0])

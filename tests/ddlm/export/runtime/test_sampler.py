@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from ddlm import diffusion
-from ddlm.diffusion import SamplingConfig, unmasking
+from ddlm.diffusion import SamplingConfig, unmasking, view
 from ddlm.diffusion import sampler as library
 from ddlm.diffusion import tokens as library_tokens
 from ddlm.export.runtime import sampler, tokens
@@ -73,7 +73,7 @@ def draw_of(config, seed, number, forbidden):
 def library_states(canvas, config, seed, number, forbidden):
     """The states after each step, and the calls."""
     network = Network()
-    denoiser = unmasking.everywhere(lambda ids: torch.from_numpy(np.stack([network(row.numpy()) for row in ids])))
+    denoiser = view.everywhere(lambda ids: torch.from_numpy(np.stack([network(row.numpy()) for row in ids])))
     draw = library_tokens.Draw(config, seed, torch.tensor([number]), END_ID, forbidden)
     _, *steps = library.denoise(denoiser, torch.from_numpy(canvas)[None], MASK_ID, draw)
     return [step.ids[0].numpy() for step in steps], network.calls
@@ -115,7 +115,8 @@ def test_the_texts_of_that_comparison_differ_and_some_end():
 def test_it_knows_the_policies_of_the_library_and_their_numbers():
     assert set(runtime_unmasking.POLICIES) == set(unmasking.POLICIES)
     assert runtime_unmasking.SAMPLING_PARAMETERS == diffusion.SAMPLING_PARAMETERS
-    for name in ("REWRITING", "END_PENALTY", "LOOP_ON", "LOOP_OFF", "LOOP_ALPHA"):
+    assert runtime_unmasking.END_PENALTY == view.END_PENALTY
+    for name in ("REWRITING", "LOOP_ON", "LOOP_OFF", "LOOP_ALPHA"):
         assert getattr(runtime_unmasking, name) == getattr(unmasking, name)
 
 
