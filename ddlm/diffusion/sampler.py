@@ -180,10 +180,9 @@ class Canvas:
 
         Returns the view of what is left, and which positions got end tokens.
         """
-        is_free = self.is_free[self._index(rows)] & (view.ids == self.mask_id)
-        tail = ended(view) & is_free
-        self.may_end = False
         index = self._index(rows)
+        tail = ended(view) & self.is_free[index] & (view.ids == self.mask_id)
+        self.may_end = False
         self.ids = self.ids.index_copy(0, index, torch.where(tail, view.draw.end_id, view.ids))
         self.is_free = self.is_free.index_copy(0, index, self.is_free[index] & ~tail)
         self.inside &= self.is_free

@@ -155,10 +155,5 @@ def choose(
     score: Float[Tensor, "b l"], is_masked: Bool[Tensor, "b l"], count: Int[Tensor, " b"]
 ) -> Bool[Tensor, "b l"]:
     """The `count` masked positions with the largest scores in each row; ties go to the lower position."""
-    return (ranked(score, is_masked)[1] < count[:, None]) & is_masked
-
-
-def ranked(score: Float[Tensor, "b l"], is_masked: Bool[Tensor, "b l"]) -> tuple[Tensor, Tensor]:
-    """Positions from the largest score to the smallest, those not masked last; and each position's rank."""
     order = score.masked_fill(~is_masked, -math.inf).argsort(dim=1, descending=True, stable=True)
-    return order, order.argsort(dim=1)
+    return (order.argsort(dim=1) < count[:, None]) & is_masked
