@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from ddlm.config import Section, UserError, parse, parse_override
 from ddlm.diffusion import SamplingConfig
 
 if TYPE_CHECKING:
+    from ddlm.cli.watch import Observer
     from ddlm.generation import DiffusionPipeline, Generation
 
 ModelArgument = Annotated[
@@ -71,16 +73,10 @@ def generate(
       ddlm generate quick --unmasking threshold --set sampling.threshold=0.8 --length 600
     """
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
-    require_samples(samples)
-    require_one_of(watch, json_)
+    require_sense(samples, watch, json_)
     pipeline = load(model, precision)
-    from ddlm.cli.watch import observing
-
-    with observing(watch) as observer:
-        made = pipeline.generate(
-            prompt, num_samples=samples, sampling=sampling, seed=seed, length=length, observer=observer
-        )
-    write(made, json_)
+    wanted: dict[str, Any] = {"num_samples": samples, "sampling": sampling, "seed": seed, "length": length}
+    write(lambda observer: pipeline.generate(prompt, **wanted, observer=observer), watch, json_)
 
 
 def infill(
@@ -103,14 +99,10 @@ def infill(
     Example: ddlm infill quick "Once there was a ___ who ___[5]."
     """
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
-    require_samples(samples)
-    require_one_of(watch, json_)
+    require_sense(samples, watch, json_)
     pipeline = load(model, precision)
-    from ddlm.cli.watch import observing
-
-    with observing(watch) as observer:
-        made = pipeline.infill(text, num_samples=samples, sampling=sampling, seed=seed, observer=observer)
-    write(made, json_)
+    wanted: dict[str, Any] = {"num_samples": samples, "sampling": sampling, "seed": seed}
+    write(lambda observer: pipeline.infill(text, **wanted, observer=observer), watch, json_)
 
 
 def chat(
@@ -187,18 +179,18 @@ class Chosen(Section):
     sampling: SamplingConfig
 
 
-def require_samples(samples: int) -> None:
+def require_sense(samples: int, watch: bool, json_: bool) -> None:
+    """Raises: UserError for no samples, or for two things on one stdout."""
     if samples < 1:
         raise UserError(f"--samples {samples}: wanted at least 1; leave it out for one text")
-
-
-def require_one_of(watch: bool, json_: bool) -> None:
     if watch and json_:
         raise UserError("--watch and --json: stdout can hold one of them; leave one out")
 
 
-def write(made: "Generation", as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(asdict(made)))
-    else:
-        typer.echo("\n\n".join(sample.text for sample in made.samples))
+def write(make: "Callable[[Observer | None], Generation]", watch: bool, as_json: bool) -> None:
+    """Make texts, watched or behind a bar, and put them on stdout."""
+    from ddlm.cli.watch import observing
+
+    with observing(watch) as observer:
+        made = make(observer)
+    typer.echo(json.dumps(asdict(made)) if as_json else "\n\n".join(sample.text for sample in made.samples))
