@@ -117,7 +117,8 @@ class Reporter:
             raise UserError(
                 f"training: {skipped} steps had a loss or gradient that was not finite and were skipped, at most "
                 f"{allowed} may be (training.max_skipped_steps); the checkpoints hold good weights: lower "
-                "training.learning_rate or training.hidden.learning_rate"
+                "training.learning_rate or training.hidden.learning_rate; where every step is skipped, set "
+                "training.compile=off"
             )
 
     def _open_window(self, state: TrainState) -> None:

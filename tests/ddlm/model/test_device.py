@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ddlm.config import UserError
-from ddlm.model.device import pick_device, pick_inference_device
+from ddlm.model import device as devices
+from ddlm.model.device import pick_device, pick_inference_device, product_seconds, uses_bfloat16
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,25 @@ def test_cuda_that_is_asked_for_and_not_there_is_refused(pick: object, monkeypat
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     with pytest.raises(UserError, match="torch sees no CUDA device here"):
         pick("cuda")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("has_products", "seconds", "wanted"), [(True, 0.3, True), (True, 1.7, False), (False, 0.3, False)]
+)
+def test_auto_takes_bfloat16_on_a_cpu_that_multiplies_it_and_faster(
+    has_products: bool, seconds: float, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_products)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(devices, "product_seconds", {torch.bfloat16: seconds, torch.float32: 1.0}.__getitem__)
+    assert uses_bfloat16("auto", torch.device("cpu")) is wanted
+    assert uses_bfloat16("bfloat16", torch.device("cpu"))
+    assert not uses_bfloat16("float32", torch.device("cpu"))
+
+
+def test_timing_a_product_draws_no_random_number() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert product_seconds.__wrapped__(torch.bfloat16) > 0
+    assert torch.equal(torch.rand(3), expected)
