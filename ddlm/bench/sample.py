@@ -53,13 +53,16 @@ def measure(
     unmasking: Sequence[str] = (),
     batch_sizes: Sequence[int] = (),
     steps: int | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """One row for each policy and batch size; every position of the canvas is written.
 
     model: a trained one, in place of the experiment's network with random weights. unmasking, batch_sizes: all when
-    empty. steps: in place of those in `STEPS`.
+    empty. steps: in place of those in `STEPS`. compiled: whether the network's blocks are, which is not timed.
     """
     network, precision = trained(model) if model else untrained(experiment)
+    if compiled:
+        network.compile_blocks()
     rows = [
         time_sampling(network, name, size, steps or STEPS.get(size, 25))
         for size in batch_sizes or STEPS
@@ -67,7 +70,7 @@ def measure(
     ]
     return {
         "parameters": network.num_parameters(), "seq_len": network.seq_len, "vocab_size": network.vocab_size,
-        "precision": precision, "threads": torch.get_num_threads(), "rows": rows,
+        "precision": precision, "compiled": compiled, "threads": torch.get_num_threads(), "rows": rows,
     }  # fmt: skip
 
 

@@ -69,6 +69,7 @@ def bench_sample(
     unmasking: Annotated[list[str] | None, typer.Option(help="Only this policy; may be given again.")] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Only this batch size; may be given again.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; 50 for one text, 25 for more.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
 ) -> None:
     """Sampling by policy and batch size: network calls, milliseconds a call, tokens a second, time outside the network.
 
@@ -84,8 +85,8 @@ def bench_sample(
     if unknown := set(unmasking or []) - set(POLICIES):
         raise UserError(f"unknown unmasking {min(unknown)!r}; wanted one of {', '.join(POLICIES)}")
     experiment = experiment_of(config, set_)
-    figures = measure(experiment, model=model, unmasking=unmasking or (), batch_sizes=batch or (), steps=steps)
-    report(figures, json_)
+    wanted: dict[str, Any] = {"unmasking": unmasking or (), "batch_sizes": batch or ()}
+    report(measure(experiment, model=model, steps=steps, compiled=compiled, **wanted), json_)
 
 
 @artifacts.command("list")

@@ -32,6 +32,9 @@ SeedOption = Annotated[int, typer.Option(help="The same seed writes the same tex
 PrecisionOption = Annotated[
     str, typer.Option(help="float32: a seed's text is the same everywhere; bfloat16; auto: the faster one here.")
 ]
+CompileOption = Annotated[
+    str, typer.Option("--compile", help="on, off, or auto: compile the network where that is faster in all.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="sampling.KEY=VALUE", help="Any other key of [sampling].")
 ]
@@ -58,6 +61,7 @@ def generate(
     ] = None,
     seed: SeedOption = 0,
     precision: PrecisionOption = "auto",
+    compile_: CompileOption = "auto",
     set_: SetOption = None,
     watch: WatchOption = False,
     json_: JsonOption = False,
@@ -74,7 +78,7 @@ def generate(
     """
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
     require_sense(samples, watch, json_)
-    pipeline = load(model, precision)
+    pipeline = load(model, precision, compile_)
     wanted: dict[str, Any] = {"num_samples": samples, "sampling": sampling, "seed": seed, "length": length}
     write(lambda observer: pipeline.generate(prompt, **wanted, observer=observer), watch, json_)
 
@@ -143,13 +147,15 @@ def read_message() -> str:
         return ""
 
 
-def load(model: str, precision: str) -> "DiffusionPipeline":
-    """Raises: UserError for an unknown precision or model."""
+def load(model: str, precision: str, compile: str = "auto") -> "DiffusionPipeline":
+    """Raises: UserError for an unknown precision, choice or model."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"unknown precision {precision!r}; wanted auto, float32 or bfloat16")
+    if compile not in ("auto", "on", "off"):
+        raise UserError(f"unknown compile {compile!r}; wanted auto, on or off")
     from ddlm.generation import DiffusionPipeline
 
-    return DiffusionPipeline.from_pretrained(model, "auto", precision)  # type: ignore[arg-type]
+    return DiffusionPipeline.from_pretrained(model, "auto", precision, compile)  # type: ignore[arg-type]
 
 
 def sampling_from(

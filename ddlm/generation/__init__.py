@@ -21,10 +21,10 @@ from ddlm.generation.frames import MASK_SIGN, Frame, Span, with_number_of_steps
 from ddlm.generation.results import Generation, Sample, Score
 from ddlm.generation.source import find_folder
 from ddlm.generation.writing import Engine, Writing
-from ddlm.model.device import pick_inference_device, uses_bfloat16
+from ddlm.model.device import COMPILE_FLOPS, has_compiler, pick_inference_device, uses_bfloat16
 from ddlm.model.folder import WEIGHTS, ModelFolder, load_model
 from ddlm.model.reuse import BlockReuse, reuse_of
-from ddlm.model.transformer import Denoiser
+from ddlm.model.transformer import Denoiser, train_flops_per_token
 from ddlm.tokenizer import Tokenizer
 
 __all__ = ["MASK_SIGN", "DiffusionPipeline", "Frame", "Generation", "Sample", "Score", "Span", "find_folder"]
@@ -45,6 +45,8 @@ class DiffusionPipeline:
     precision: what texts are written in: float32, where a seed gives the same text whatever the batch around it;
     bfloat16, where the distribution is promised and not the bits; or auto, which is the faster of them on this device.
     Likelihoods are always taken in float32. writer: the network that writes, `model` itself in float32.
+    compile: whether the writer's blocks are compiled: on, off, or auto, which is before the first job that is long
+    enough to gain, and in bfloat16 alone: rounding changes with it, and with it a seed's text.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class DiffusionPipeline:
         tokenizer: Tokenizer,
         config: ModelFolder,
         precision: Literal["auto", "float32", "bfloat16"] = "float32",
+        compile: Literal["auto", "on", "off"] = "auto",
     ) -> None:
-        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.model, self.tokenizer, self.config, self.compile = model, tokenizer, config, compile
         is_fast = uses_bfloat16(precision, self.device)
         self.precision = "bfloat16" if is_fast else "float32"
         self.writer = copy.deepcopy(model).to(torch.bfloat16) if is_fast else model
+        self._is_compiled = False
 
     @classmethod
     def from_pretrained(
@@ -65,6 +69,7 @@ class DiffusionPipeline:
         name: str | Path,
         device: str | torch.device = "cpu",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        compile: Literal["auto", "on", "off"] = "auto",
     ) -> "DiffusionPipeline":
         """Load a model folder, else the last run of the experiment of that name, else a hub id (with a slash).
 
@@ -73,7 +78,7 @@ class DiffusionPipeline:
         folder = find_folder(name)
         model, config = load_model(folder)
         place = pick_inference_device("auto") if device == "auto" else device
-        return cls(model.to(place), Tokenizer.load(folder), config, precision)
+        return cls(model.to(place), Tokenizer.load(folder), config, precision, compile)
 
     def suited(self, sampling: SamplingConfig) -> SamplingConfig:
         """What these settings come to here: rows that are full of stories have no tail, so their ends are free."""
@@ -181,6 +186,16 @@ class DiffusionPipeline:
             kept.append(samples[part][nats.index(min(nats))])
         return replace(made, samples=tuple(kept))
 
+    def infill_batch(
+        self, texts: Sequence[str], *, sampling: SamplingConfig | None = None, seed: int = 0
+    ) -> Generation:
+        """One filling of each text, all of whose gaps have a length; text i draws as sample number i.
+
+        Raises: UserError as `infill` does.
+        """
+        drafted = [drafts.gapped(self.tokenizer, text, i, seq_len=self.seq_len) for i, text in enumerate(texts)]
+        return self._write([draft for (draft,) in drafted], sampling, seed, None, ROWS_AT_ONCE)
+
     def reply(
         self,
         turns: Sequence[tuple[str, str]],
@@ -241,6 +256,7 @@ class DiffusionPipeline:
         chosen = self.suited(sampling or SamplingConfig())
         kind = reuse_of(self.writer.config, chosen.block_size) if chosen.block_size else None
         on_mps = self.device.type == "mps"
+        self._compile_for(len(wanted), chosen)
         reuses = kind is not None and chosen.cache in ("approximate", kind) and not on_mps
         engine = Engine(
             self._at_on_mps if on_mps else self.writer.at,
@@ -250,6 +266,24 @@ class DiffusionPipeline:
             torch.device("cpu") if on_mps else self.device,
         )
         return Writing(engine, wanted, chosen, seed, rows)
+
+    def _compile_for(self, texts: int, sampling: SamplingConfig) -> None:
+        """Compile the writer if that is wanted and pays. Raises: UserError when it is asked for and can't be."""
+        if self._is_compiled or self.compile == "off" or (self.compile == "auto" and not self._gains(texts, sampling)):
+            return
+        if not has_compiler():
+            if self.compile == "on":
+                raise UserError("compile on: no C++ compiler (g++ or clang++) found; install one, or leave it out")
+            return
+        self.writer.compile_blocks()
+        self._is_compiled = True
+
+    def _gains(self, texts: int, sampling: SamplingConfig) -> bool:
+        """Whether compiling takes less than it spares. A forward pass is a third of a training step."""
+        architecture, tokens = self.writer.config, texts * sampling.num_sampling_steps * self.seq_len
+        sizes = {"vocab_size": self.tokenizer.vocab_size, "seq_len": self.seq_len}
+        flops = train_flops_per_token(architecture, **sizes) / 3 * tokens
+        return self.precision == "bfloat16" and flops >= COMPILE_FLOPS.get(self.device.type, math.inf)
 
     def _at_on_mps(self, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """An Apple GPU has no float64, which draws need: it runs the network, and the rest happens on the CPU."""

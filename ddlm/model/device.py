@@ -1,11 +1,23 @@
 """Which device and which precision."""
 
+import os
+import shutil
 import time
 from functools import cache
 
 import torch
 
 from ddlm.config import UserError
+
+COMPILE_FLOPS = {"cpu": 2e13, "cuda": 2e16}
+"""From this size on a piece of work gains more than the seconds that compiling takes: about 2 minutes on 2 cores, or on
+a GPU. Measured on 2 cores with bfloat16, 17M parameters: 9 s once, and 0.82 s instead of 1.04 s for the blocks of a
+training step."""
+
+
+def has_compiler() -> bool:
+    """Whether `torch.compile` can work on a CPU."""
+    return any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++"))))
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ddlm.cli import main
-from ddlm.model import ModelConfig
+from ddlm.model import ModelConfig, device
 from ddlm.model.folder import ModelFolder
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import MASK, Tokenizer, TokenizerConfig, train_bpe
@@ -195,3 +195,15 @@ def test_a_model_without_tags_can_t_chat(ddlm: Ddlm, tiny_model: Path) -> None:
     code, _, err = ddlm("chat", str(tiny_model), stdin="Hello\n")
     assert code == 2
     assert "chat: this model knows no chat tags; train one with tokenizer.chat=true" in err
+
+
+@pytest.mark.skipif(not device.has_compiler(), reason="no C++ compiler")
+def test_a_compiled_network_writes_the_same_text_but_for_rounding(tiny_model: Path) -> None:
+    def tokens(compile: str) -> list[int]:
+        command = [sys.executable, "-m", "ddlm", "generate", str(tiny_model), "--steps", "8", "--length", "40"]
+        asked = [*command, "--precision", "float32", "--compile", compile, "--json"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=200)
+        return list(json.loads(done.stdout)["samples"][0]["tokens"])
+
+    same = [one == other for one, other in zip(tokens("on"), tokens("off"), strict=True)]
+    assert sum(same) > 0.9 * len(same)

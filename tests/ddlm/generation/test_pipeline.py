@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from ddlm import generation
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
 from ddlm.generation import DiffusionPipeline, find_folder
+from ddlm.model import device
 
 SHORT = SamplingConfig(num_sampling_steps=8)
 
@@ -101,3 +103,33 @@ def test_a_model_is_a_folder_an_experiment_or_a_hub_id(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="model some/model: no folder, and the hub said"):
         find_folder("some/model")
+
+
+@pytest.mark.parametrize(
+    ("compile", "precision", "texts", "wanted"),
+    [
+        ("auto", "bfloat16", 100_000, True),
+        ("auto", "bfloat16", 1, False),
+        ("auto", "float32", 100_000, False),
+        ("off", "bfloat16", 100_000, False),
+        ("on", "float32", 1, True),
+    ],
+)
+def test_the_network_is_compiled_where_that_pays_and_a_seed_s_text_was_not_promised(
+    tiny_model: Path, compile: str, precision: str, texts: int, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(tiny_model, precision=precision, compile=compile)
+    compiled: list[bool] = []
+    monkeypatch.setattr(pipeline.writer, "compile_blocks", lambda: compiled.append(True))
+    monkeypatch.setitem(device.COMPILE_FLOPS, "cpu", 1e10)
+    for _ in range(2):
+        pipeline._compile_for(texts, SHORT)
+    assert compiled == [True] * wanted
+
+
+def test_compiling_that_is_asked_for_and_impossible_is_refused(
+    pipeline: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "has_compiler", lambda: False)
+    with pytest.raises(UserError, match="no C\\+\\+ compiler"):
+        DiffusionPipeline(pipeline.model, pipeline.tokenizer, pipeline.config, compile="on").generate(sampling=SHORT)
