@@ -15,8 +15,6 @@ rows that the model was trained to write: validation stories, cut at its canvas.
 
 import argparse
 import json
-import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -27,42 +25,18 @@ import torch
 from ddlm.config import parse, parse_override
 from ddlm.data.corpus import read_source
 from ddlm.diffusion import SamplingConfig
-from ddlm.evaluation.text import distinct, words_of
+from ddlm.evaluation.judge import Judge
+from ddlm.evaluation.text import distinct, unigram_entropy_nats
 from ddlm.generation import DiffusionPipeline
 
 COLUMNS = ("arm", "calls", "tokens", "tokens_of_data", "judge_perplexity", "entropy_nats", "distinct_2", "tokens_per_s")
 
 
-class Judge:
-    """Nats of a text under a causal model, its beginning given and its end not asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
-
-    @torch.inference_mode()
-    def nats(self, text: str) -> list[float]:
-        """Of each of the text's tokens, as far as the judge's context goes."""
-        ids = self.tokenizer(text, return_tensors="pt").input_ids[:, : self.model.config.max_position_embeddings]
-        logits = self.model(ids).logits[0, :-1].log_softmax(-1)
-        return (-logits.gather(-1, ids[0, 1:, None])[:, 0]).tolist()  # type: ignore[no-any-return]
-
-
-def entropy_nats(text: str) -> float:
-    """Of the words of one text."""
-    counts = Counter(words_of(text)).values()
-    total = sum(counts)
-    return -sum(count / total * math.log(count / total) for count in counts)
-
-
-def judged(texts: Sequence[str], judge: Judge) -> dict[str, float]:
-    nats = [value for text in texts if text.strip() for value in judge.nats(text)]
+def judged(texts: Sequence[str], judge: Judge) -> dict[str, Any]:
     return {
         "texts": len(texts),
-        "judge_perplexity": math.exp(mean(nats)),
-        "entropy_nats": mean(entropy_nats(text) for text in texts),
+        "judge_perplexity": judge.score(texts).perplexity,
+        "entropy_nats": unigram_entropy_nats(texts),
         "distinct_2": distinct(texts, 2),
     }
 
@@ -84,7 +58,7 @@ def write(
 
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
-    pipeline, judge = DiffusionPipeline.from_pretrained(args.model, "auto"), Judge(args.judge)
+    pipeline, judge = DiffusionPipeline.from_pretrained(args.model, "auto"), Judge.load(args.judge)
     stories = read_source(args.data)[: args.stories]
     lengths = [min(len(ids), pipeline.seq_len) for ids in pipeline.tokenizer.encode_batch(stories)]
     done = {line["arm"] for line in read(args.out)}
@@ -118,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", nargs="?")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--judge", type=Path)
+    parser.add_argument("--judge", help="folder or hub id of a causal language model")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--rows", type=int, default=32, help="texts at once")
     parser.add_argument("--stories", type=int, default=1000, help="of the data, for its lengths")

@@ -66,7 +66,7 @@ def measure(
     rows = [
         time_sampling(network, name, size, steps or STEPS.get(size, 25))
         for size in batch_sizes or STEPS
-        for name in unmasking or POLICIES
+        for name in unmasking or (["left_to_right"] if network.is_autoregressive else POLICIES)
     ]
     return {
         "parameters": network.num_parameters(), "seq_len": network.seq_len, "vocab_size": network.vocab_size,
@@ -81,9 +81,11 @@ def trained(name: str) -> tuple[Denoiser, str]:
 
 def untrained(experiment: Experiment) -> tuple[Denoiser, str]:
     device = pick_inference_device(experiment.training.device)
-    sizes = {"vocab_size": experiment.tokenizer.vocab_size, "seq_len": experiment.shards.seq_len}
     torch.manual_seed(experiment.seed)
-    network = Denoiser(experiment.model, **sizes)
+    network = Denoiser(
+        experiment.model, vocab_size=experiment.tokenizer.vocab_size, seq_len=experiment.shards.seq_len,
+        is_autoregressive=experiment.objective.is_autoregressive,
+    )  # fmt: skip
     nn.init.normal_(network.head_weight, std=PEAKEDNESS * experiment.model.d_model**-0.5)
     is_fast = uses_bfloat16("auto", device)
     return network.to(device, torch.bfloat16 if is_fast else None).eval(), "bfloat16" if is_fast else "float32"

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from ddlm.artifacts import Unlogged
-from ddlm.diffusion.objective import WEIGHTINGS
+from ddlm.diffusion.objective import weighting_of
 from ddlm.experiment import Experiment
 from ddlm.model.device import pick_device, uses_bfloat16
-from ddlm.model.transformer import Denoiser, train_flops_per_token
+from ddlm.model.transformer import Denoiser
 from ddlm.training.checkpoint import Writer
 from ddlm.training.distributed import Ranks
 from ddlm.training.loop import Trainer
@@ -101,11 +101,12 @@ def trainer_of(experiment: Experiment) -> tuple[Trainer, TrainState]:
     device = pick_device(training.device)
     autocast = uses_bfloat16(training.precision, device)
     torch.set_num_threads(training.threads or torch.get_num_threads())
-    model = prepared(Denoiser(experiment.model, vocab_size=vocab_size, seq_len=seq_len), training, device)
+    is_twin = experiment.objective.is_autoregressive
+    network = Denoiser(experiment.model, vocab_size=vocab_size, seq_len=seq_len, is_autoregressive=is_twin)
+    model = prepared(network, training, device)
     reporter = Reporter(
         run=Unlogged(), config=training, ranks=Ranks(), seq_len=seq_len, tokens_per_byte=1.0,
-        objective=WEIGHTINGS[experiment.objective.weighting].metric,
-        flops_per_token=train_flops_per_token(experiment.model, vocab_size=vocab_size, seq_len=seq_len),
+        objective=weighting_of(experiment.objective).metric, flops_per_token=model.train_flops_per_token(),
         matrix_flops_per_s=matrix_flops_per_s(device, torch.bfloat16 if autocast else torch.float32),
     )  # fmt: skip
     trainer = Trainer(

@@ -1,15 +1,16 @@
 """Commands that make something of a MODEL: evaluate, render, export."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ddlm.cli.writing import JsonOption, ModelArgument, PromptArgument, SeedOption, StepsOption, sampling_from
-from ddlm.config import UserError
+from ddlm.config import Section, UserError, parse, parse_override, with_overrides
 from ddlm.diffusion import SamplingConfig
-from ddlm.evaluation import BUDGETS
+from ddlm.evaluation import BUDGETS, EvaluationConfig
 from ddlm.export import ExportConfig
 from ddlm.rendering import RenderingConfig, require_theme
 
@@ -23,33 +24,81 @@ def evaluate(
     model: ModelArgument,
     data: Annotated[Path, typer.Option(help="Stories: parquet, jsonl or txt.", show_default=False)],
     budget: Annotated[str, typer.Option(help="quick, standard or full.")] = "standard",
+    judge: Annotated[str | None, typer.Option(help="A causal model of transformers: a folder or a hub id.")] = None,
+    twin: Annotated[str | None, typer.Option(help="The autoregressive MODEL to set beside it.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="Minimal pairs: jsonl in BLiMP's format, or a folder.")] = None,
+    frontier: Annotated[bool, typer.Option("--frontier", help="Let the judge compare ways of writing.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A folder for report.html, scores.json and the pictures.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of [evaluation] or [sampling]."),
+    ] = None,
     seed: SeedOption = 0,
     json_: JsonOption = False,
 ) -> None:
-    """Score a model on stories that it was not trained on.
+    """Score a model on stories that it was not trained on. With `torchrun -m ddlm` several processes share the rows.
 
-    Example: ddlm evaluate quick --data validation.parquet --budget quick --json
+    Examples:
+
+      ddlm evaluate quick --data validation.parquet --budget quick --json
+
+      ddlm evaluate quick --data validation.parquet --twin twin --judge stories15M --frontier -o report
     """
-    if budget not in BUDGETS:
-        raise UserError(f"unknown budget {budget!r}; wanted one of {', '.join(BUDGETS)}")
+    wanted = settings_of(budget, set_, judge=judge, twin=twin, pairs=pairs, frontier=budget if frontier else None)
     from ddlm.data.corpus import read_source
-    from ddlm.evaluation import stage
+    from ddlm.evaluation import scores, stage
+    from ddlm.evaluation.sweep import Sweep, processes
     from ddlm.generation import DiffusionPipeline
 
     stories = read_source(data)
-    scores = stage.evaluate(
-        DiffusionPipeline.from_pretrained(model, "auto"), stories, model=model, evaluation=BUDGETS[budget],
-        sampling=SamplingConfig(), seed=seed,
-    ).scores  # fmt: skip
-    if json_:
-        typer.echo(json.dumps(scores))
-    else:
-        from ddlm.experiment.view import HEADLINES, flat
+    pipeline = DiffusionPipeline.from_pretrained(model, "auto")
+    companions = scores.Companions.of(wanted.evaluation, pipeline.device)
+    with processes() as (index, count):
+        sweep = Sweep(wanted.evaluation.batch_size, pipeline.device, index, count, label="scoring, batches")
+        found = scores.evaluate(
+            pipeline, stories, model=model, evaluation=wanted.evaluation, sampling=wanted.sampling, seed=seed,
+            layout=pipeline.config.layout, companions=companions, sweep=sweep,
+        )  # fmt: skip
+    if found is None:
+        return
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        stage.write(found, output, stories)
+    typer.echo(json.dumps(found.scores)) if json_ else show(found.scores)
 
-        numbers = flat(scores)
-        for key, label in HEADLINES.items():
-            if key in numbers:
-                typer.echo(f"{label:42} {numbers[key]:.4g}")
+
+class Wanted(Section):
+    """What a command may set, named as it is written: SECTION.KEY."""
+
+    evaluation: EvaluationConfig
+    sampling: SamplingConfig = SamplingConfig()
+
+
+def settings_of(budget: str, overrides: list[str] | None, **given: str | None) -> Wanted:
+    """A budget with what the command line gives. Raises: UserError for an unknown budget or key, or a bad value."""
+    if budget not in BUDGETS:
+        raise UserError(f"unknown budget {budget!r}; wanted one of {', '.join(BUDGETS)}")
+    chosen = BUDGETS[budget].model_dump() | {name: value for name, value in given.items() if value is not None}
+    document = with_overrides({"evaluation": chosen}, dict(map(parse_override, overrides or [])))
+    return parse(Wanted, document, source="this command")
+
+
+def show(scores: Mapping[str, Any]) -> None:
+    """A table with intervals, and what each number is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ddlm.evaluation.measures import LIKELIHOOD, TEXT, rows
+
+    found = list(rows(scores, LIKELIHOOD + TEXT))
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for title in ("score", "this model", "real stories", "what it is"):
+        table.add_column(title, no_wrap=title != "what it is", style="dim" if title == "what it is" else None)
+    for row in found:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def render(
@@ -86,7 +135,7 @@ def export(
     Example: ddlm export quick -o bundle
     """
     from ddlm.data.corpus import read_source
-    from ddlm.evaluation.stage import rows_from_texts
+    from ddlm.evaluation.subject import rows_from_texts
     from ddlm.export.stage import export_bundle
     from ddlm.generation import DiffusionPipeline
 

@@ -90,7 +90,7 @@ def show(summary: object) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("stages", ", ".join(f"{name} {state}" for name, state in summary.stages.items()), end_section=True)
-    for label, value in summary.rows():
+    for label, value in summary.headlines:
         table.add_row(label, value)
     table.add_section()
     table.add_row("best sample", Text(summary.best_sample), end_section=True)  # Text: brackets are no markup

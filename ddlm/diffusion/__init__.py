@@ -1,4 +1,4 @@
-"""Masked (absorbing-state) discrete diffusion.
+"""Masked (absorbing-state) discrete diffusion; and its autoregressive twin, the model that it is compared with.
 
 Notation, the same everywhere in ddlm:
 
@@ -32,6 +32,10 @@ PARAMETERS_OF = {
 class ObjectiveConfig(Section):
     """`[objective]`: what training minimises."""
 
+    kind: Literal["masked", "autoregressive"] = "masked"
+    """`autoregressive`: the negative log-likelihood from left to right, by the same network with causal attention over
+    the row shifted right behind one end token. Every position is predicted; there is no noise, so nothing below but
+    `truncation_share` applies."""
     schedule: Literal["linear", "cosine", "polynomial", "square_root", "sigmoid", "geometric", "log_linear"] = "linear"
     """How many tokens are masked, and how often. It never moves the bound, only the variance of its estimate."""
     schedule_power: float | None = Field(default=None, ge=0.1, le=10)
@@ -53,6 +57,18 @@ class ObjectiveConfig(Section):
     """Every row comes twice: with a mask and with its complement."""
     truncation_share: float = Field(default=0.0, ge=0, le=1)
     """The share of steps whose whole batch is cut to a random length."""
+
+    @property
+    def is_autoregressive(self) -> bool:
+        return self.kind == "autoregressive"
+
+    @model_validator(mode="after")
+    def _the_twin_has_no_noise(self) -> "ObjectiveConfig":
+        for name, field in type(self).model_fields.items():
+            given = getattr(self, name)
+            if self.is_autoregressive and name not in ("kind", "truncation_share") and given != field.default:
+                raise ValueError(f"{name} {given!r} has no effect with kind autoregressive; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _parameters_belong_to_what_is_chosen(self) -> "ObjectiveConfig":

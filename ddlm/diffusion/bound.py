@@ -4,7 +4,6 @@ Source: the negative ELBO of masked diffusion in its any-order form (Ou et al., 
 hide k, drawn uniformly from 1 … m, and take m / k times the sum over them of -log p(token | what is visible).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,27 +12,30 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Network = Callable[[Int[Tensor, "b l"]], Float[Tensor, "b l v"]]
-"""ids, masks among them, to logits float32 of every position."""
+from ddlm.diffusion.view import Denoiser
 
 
 @dataclass(frozen=True, eq=False)
 class Guess:
-    """What a network made of masked positions: -log p of the true token (0 where visible), and whether it was the
-    most likely one (False where visible). Both [b, l]."""
+    """What a network made of the positions it was asked for: -log p of the true token, float64, and whether it was the
+    most likely one; 0 and False elsewhere. Both [b, l], on the CPU, since not every device has float64."""
 
     nats: Tensor
     is_hit: Tensor
 
 
-def guess_masked(network: Network, x_0: Tensor, is_masked: Tensor, mask_id: int) -> Guess:
-    """Hide the masked positions, run the network once, and look only at what it says there."""
-    logits = network(torch.where(is_masked, mask_id, x_0))[is_masked]
-    targets = x_0[is_masked]
-    nats = torch.zeros(x_0.shape, dtype=torch.float64, device=x_0.device)
-    nats[is_masked] = F.cross_entropy(logits, targets, reduction="none").double()
-    is_hit = torch.zeros_like(is_masked)
-    is_hit[is_masked] = logits.argmax(-1) == targets
+def guess_masked(denoiser: Denoiser, x_0: Tensor, is_masked: Tensor, mask_id: int) -> Guess:
+    """Hide the masked positions and ask for them."""
+    return guess(denoiser, torch.where(is_masked, mask_id, x_0), x_0, is_masked)
+
+
+def guess(denoiser: Denoiser, ids: Tensor, x_0: Tensor, wanted: Tensor) -> Guess:
+    """Run the network once over `ids` and compare what it says of the wanted positions with the truth."""
+    logits, targets, place = denoiser(ids, wanted), x_0[wanted], wanted.cpu()
+    nats = torch.zeros(x_0.shape, dtype=torch.float64)
+    nats[place] = F.cross_entropy(logits, targets, reduction="none").cpu().double()
+    is_hit = torch.zeros_like(place)
+    is_hit[place] = (logits.argmax(-1) == targets).cpu()
     return Guess(nats, is_hit)
 
 
@@ -51,16 +53,16 @@ def exact_k_masks(rng: np.random.Generator, count: int, seq_len: int) -> np.ndar
 
 @torch.no_grad()
 def any_order_nats(
-    network: Network, x_0: Int[Tensor, "b l"], is_scored: Bool[Tensor, "b l"], *, mask_id: int, masks: int, seed: int
+    denoiser: Denoiser, x_0: Int[Tensor, "b l"], is_scored: Bool[Tensor, "b l"], *, mask_id: int, masks: int, seed: int
 ) -> Float[Tensor, "b masks"]:
     """Estimates of each row's bound on -log p(scored tokens | the others), one for each of `masks` random masks.
 
     The masks depend on the seed and the number of the row.
     """
-    estimates = []
-    for is_masked in masks_of_scored(is_scored.cpu().numpy(), masks, seed).to(x_0.device).unbind(1):
-        nats = guess_masked(network, x_0, is_masked, mask_id).nats.sum(1)
-        estimates.append(nats * is_scored.sum(1) / is_masked.sum(1))
+    estimates, scored = [], is_scored.cpu()
+    for is_masked in masks_of_scored(scored.numpy(), masks, seed).unbind(1):
+        nats = guess_masked(denoiser, x_0, is_masked.to(x_0.device), mask_id).nats.sum(1)
+        estimates.append(nats * scored.sum(1) / is_masked.sum(1))
     return torch.stack(estimates, dim=1)
 
 

@@ -163,7 +163,9 @@ def make_schedule(config: ObjectiveConfig) -> Schedule:
 
 @dataclass(frozen=True)
 class Noise:
-    """What one step masks. With complementary masks rows come in pairs: row 2i a mask, row 2i + 1 its complement.
+    """What one step masks; of the twin, what it predicts.
+
+    With complementary masks rows come in pairs: row 2i a mask, row 2i + 1 its complement.
 
     length: positions that are kept of each row. truncated: whether that is a cut.
     count: masked positions of every row of the global batch, on the CPU.
@@ -191,6 +193,8 @@ def draw_noise(
     The work grows with the rows asked for, and with batch_size only by a few numbers a row.
     """
     length = random_length(config.truncation_share, seed, step, seq_len)
+    if config.is_autoregressive:
+        return predict_all(length, length < seq_len, batch_size, range(batch_size)[rows or slice(None)], device)
     times = stratified_times(seed, step, batch_size)
     count = num_masked(make_schedule(config).alpha(times), length)
     wanted = rows or slice(None)
@@ -199,6 +203,12 @@ def draw_noise(
         is_masked = torch.stack((is_masked, complement(is_masked)), dim=1).flatten(0, 1)
         count = torch.stack((count, torch.where(count < length, length - count, length)), dim=1).flatten()
     return Noise(length, length < seq_len, count, is_masked)
+
+
+def predict_all(length: int, truncated: bool, batch_size: int, rows: range, device: torch.device | str) -> Noise:
+    """What the twin's step predicts: every position of every row."""
+    count = torch.full((batch_size,), length)
+    return Noise(length, truncated, count, torch.ones(len(rows), length, dtype=torch.bool, device=device))
 
 
 def random_length(share: float, seed: int, step: int, seq_len: int) -> int:

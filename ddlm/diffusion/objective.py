@@ -81,9 +81,17 @@ WEIGHTINGS: dict[str, Weighting] = {
 }
 
 
+AUTOREGRESSIVE = Weighting("autoregressive", None)
+"""Of the twin, whose rows all predict all their positions; each position weighs the same."""
+
+
+def weighting_of(config: ObjectiveConfig) -> Weighting:
+    return AUTOREGRESSIVE if config.is_autoregressive else WEIGHTINGS[config.weighting]
+
+
 def token_weights(config: ObjectiveConfig, count: Int[Tensor, " rows"], seq_len: int) -> Float[Tensor, " rows"]:
     """The weight of each masked token of each row of the global batch; the loss is their weighted sum of nats."""
-    emphasis = WEIGHTINGS[config.weighting].emphasis
+    emphasis = weighting_of(config).emphasis
     if emphasis is None:
         return torch.full(count.shape, 1 / int(count.sum()))
     weight = emphasis(config, seq_len) / count_probability(config, seq_len)
@@ -93,9 +101,12 @@ def token_weights(config: ObjectiveConfig, count: Int[Tensor, " rows"], seq_len:
 def bound_weights(config: ObjectiveConfig, count: Int[Tensor, " rows"], seq_len: int) -> Float[Tensor, " rows"]:
     """A row's nats over its masked positions, times this: an unbiased estimate of its negative ELBO in nats.
 
-    1 / (p(k) · k), which is seq_len / k under the linear schedule. With complementary masks and another schedule it is
-    the mean over a pair that is unbiased, not each of its rows.
+    Of the twin 1: its sum is the negative log-likelihood itself. Else 1 / (p(k) · k), which is seq_len / k under the
+    linear schedule. With complementary masks and another schedule it is the mean over a pair that is unbiased, not each
+    of its rows.
     """
+    if config.is_autoregressive:
+        return torch.ones(count.shape)
     return (1 / (count_probability(config, seq_len)[count - 1] * count)).float()
 
 

@@ -13,7 +13,7 @@ from ddlm import draws
 from ddlm.diffusion import tokens
 from ddlm.diffusion.tokens import Draw
 from ddlm.diffusion.unmasking import POLICIES, REWRITING, masked_share
-from ddlm.diffusion.view import Denoiser, Move, View
+from ddlm.diffusion.view import Denoiser, Move, Sight, View
 
 Sure = Callable[[], Float[Tensor, "b l"]]
 
@@ -42,6 +42,8 @@ class Step:
 Observer = Callable[[Step], None]
 BlockDenoiser = Callable[[Int[Tensor, "b l"], slice], Denoiser]
 """From the canvas before a block, and the block, to its denoiser."""
+TokensOf = Callable[[View, Sight], Int[Tensor, " n"]]
+"""What is written at the positions in sight: drawn, unless someone knows better."""
 
 
 def sample(
@@ -65,13 +67,14 @@ def denoise(
     *,
     is_free: Bool[Tensor, "b l"] | None = None,
     denoiser_of: BlockDenoiser | None = None,
+    tokens_of: TokensOf = View.tokens_at,
 ) -> Iterator[Step]:
     """The canvas at first and after every step.
 
     is_free: positions that may be filled, where they are masks; all when None. denoiser_of: asked for the denoiser of
     each block, and then rows that are done stay in the batch, so that it may keep what it knows of each.
     """
-    canvas = Canvas(ids, mask_id, draw, is_free)
+    canvas = Canvas(ids, mask_id, draw, is_free, tokens_of)
     yield canvas.start()
     for window in canvas.windows():
         if canvas.enter(window):
@@ -92,11 +95,18 @@ class Canvas:
     """
 
     def __init__(
-        self, ids: Int[Tensor, "b l"], mask_id: int, draw: Draw, is_free: Bool[Tensor, "b l"] | None = None
+        self,
+        ids: Int[Tensor, "b l"],
+        mask_id: int,
+        draw: Draw,
+        is_free: Bool[Tensor, "b l"] | None = None,
+        tokens_of: TokensOf = View.tokens_at,
     ) -> None:
         is_masked = ids == mask_id
-        self.ids, self.mask_id, self.draw = ids.clone(), mask_id, draw
+        self.ids, self.mask_id, self.draw, self.tokens_of = ids.clone(), mask_id, draw, tokens_of
         self.rewrites = draw.config.unmasking in REWRITING
+        is_found = draw.config.ends != "drawn" and draw.end_id not in draw.forbidden
+        self.may_be_over = is_found and not self.rewrites
         self.is_free = is_masked if is_free is None else is_free & is_masked
         self.total: list[int] = self.is_free.sum(1).tolist()
         self.remaining = list(self.total)
@@ -149,6 +159,8 @@ class Canvas:
         self.taken += 1
         index = self._index(rows)
         self.ids = self.ids.index_copy(0, index, ids)
+        if self.may_be_over:
+            opened = opened | self._close_texts(rows)
         full = torch.zeros_like(self.is_free).index_copy(0, index, opened)
         return self._snapshot(full, lambda: torch.zeros(full.shape, device=ids.device).index_copy(0, index, sure()))
 
@@ -196,6 +208,25 @@ class Canvas:
         following.seen.append(sight)
         return following, tail
 
+    def _close_texts(self, rows: list[int]) -> Bool[Tensor, "n l"]:
+        """Rows that have an end token before their first mask are over: end tokens fill them, unasked for.
+
+        Returns the positions that they took.
+        """
+        index = self._index(rows)
+        ids, is_free = self.ids[index], self.is_free[index]
+        is_masked = (ids == self.mask_id) & is_free
+        is_end = (ids == self.draw.end_id) & is_free & (is_masked.cumsum(1) == 0)
+        tail = is_masked & is_end.any(1, keepdim=True)
+        taken = tail.sum(1).tolist()
+        if any(taken):
+            self.ids = self.ids.index_copy(0, index, torch.where(tail, self.draw.end_id, ids))
+            self.is_free = self.is_free.index_copy(0, index, is_free & ~tail)
+            for row, count in zip(rows, taken, strict=True):
+                if count:
+                    self.remaining[row], self.left[row] = self.remaining[row] - count, 0
+        return tail
+
     def _written(self, view: View, move: Move) -> tuple[Int[Tensor, "b l"], Sure]:
         """The ids after the move, and what makes the probability of each new token."""
         ids = view.ids.clone() if move.remasked is None else view.ids.masked_fill(move.remasked, self.mask_id)
@@ -203,7 +234,7 @@ class Canvas:
         if not (bool(move.opened.any()) if count is None else count):
             return ids, lambda: torch.zeros(ids.shape, device=ids.device)
         sight = (view.seen[-1] if view.seen else view.look(move.opened, count)).at(move.opened, count)
-        token = view.tokens_at(sight)
+        token = self.tokens_of(view, sight)
         ids.view(-1)[sight.place] = token
         return ids, lambda: view.table(sight, tokens.probability(sight.logits, token))
 

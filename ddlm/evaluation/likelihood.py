@@ -1,125 +1,133 @@
-"""How likely a model finds rows of text: an upper bound on the negative log-likelihood, and seed S3's protocol.
+"""How likely a model finds rows of text, and how sure that number is.
 
-Source of the bound: the negative ELBO of masked diffusion in its any-order form. For a row of L positions draw k
-uniformly from 1 … L, mask k positions uniformly, and take L / k times the sum over the masked positions of
--log p(x_i | what is visible). Its expectation is the average over all orders of -log p(row in that order), which is
-at or above -log p(row). Every position of the row is predicted, the tail of end tokens too: a tail that is visible
-but free would leak the story's length.
+Of a masked model: an upper bound on the negative log-likelihood, by Monte Carlo. Source: the negative ELBO of masked
+diffusion in its any-order form. For a row of L positions draw k uniformly from 1 … L, mask k positions uniformly, and
+take L / k times the sum over the masked positions of -log p(x_i | what is visible). Its expectation is the average over
+all orders of -log p(row in that order), which is at or above -log p(row).
+
+Of its autoregressive twin: -log p(row) itself, by one run of the network.
+
+Every position of the row is predicted, the tail of end tokens too: a tail that is visible but free would leak the
+story's length.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ddlm.data.packing import Rows
-from ddlm.diffusion.bound import Network, any_order_estimate, exact_k_masks, guess_masked
+from ddlm.diffusion.bound import any_order_estimate, exact_k_masks, guess, guess_masked
+from ddlm.diffusion.view import Denoiser
+from ddlm.evaluation.sweep import Sweep
+from ddlm.model import transformer
 
-MIN_S3_MASKS = 64
-"""S3's protocol passes over a small set several times, so that its mean never rests on a handful of masks."""
 RESAMPLES = 1000
-_BOUND_DRAWS, _BOOTSTRAP_DRAWS, _S3_DRAWS = range(3)
+REPLICATES = 2
+_BOUND_DRAWS, _BOOTSTRAP_DRAWS = 0, 1
 
 
 @dataclass(frozen=True, eq=False)
-class Bound:
-    """An upper bound on the negative log-likelihood of some rows.
+class Likelihood:
+    """The negative log-likelihood of some rows, or an upper bound on it: `bound` says which.
 
     nll_nats: nats per text token; text tokens are the stories' tokens and one end token each.
-    nll_nats_stderr: Monte-Carlo standard error of nll_nats, from two independent replicates of the masks. It says how
-        much other masks would move the number on these same stories.
+    nll_nats_stderr: Monte-Carlo standard error of nll_nats, from independent replicates of the masks. It says how much
+        other masks would move the number on these same stories; 0 for what is exact.
     bits_per_byte: per UTF-8 byte of text, comparable between tokenizers.
     bits_per_byte_interval: 95 % bootstrap interval over stories. It says how much other stories would move the number.
-    masked_accuracy: share of the masked text tokens that the most likely token hits, under the same masks.
+    nats_per_story: mean over the stories.
+    variance_per_mask: nats², of what one mask says of a row, its share in a stratified set counted; None if exact.
+    accuracy: share of the predicted text tokens that the most likely token hits: under the same masks, or with
+        everything before them visible.
     row_nats: float64[n], the nats of each row; for the same rows, masks and seed two models compare pairwise.
     """
 
+    bound: Literal["upper", "exact"]
     nll_nats: float
     nll_nats_stderr: float
     bits_per_byte: float
     bits_per_byte_interval: tuple[float, float]
-    masked_accuracy: float
-    row_nats: np.ndarray
-    bound: str = "upper"
-
-
-@dataclass(frozen=True)
-class ProtocolScore:
-    """A seed's own validation figures: mean cross-entropy in nats per masked token, and accuracy."""
-
-    loss: float
+    nats_per_story: float
+    variance_per_mask: float | None
     accuracy: float
+    row_nats: np.ndarray
 
 
-@torch.no_grad()
+def likelihood_of(
+    model: transformer.Denoiser,
+    rows: Rows,
+    *,
+    masks_per_row: int,
+    seed: int,
+    story: np.ndarray | None = None,
+    sweep: Sweep | None = None,
+) -> Likelihood:
+    """What can be had of this model: the exact value of an autoregressive one, else the bound."""
+    chosen = sweep or Sweep(device=model.embedding.weight.device)
+    if model.is_autoregressive:
+        return exact(model.at, rows, seed=seed, story=story, sweep=chosen)
+    wanted: Any = {"mask_id": model.vocab_size, "masks_per_row": masks_per_row, "seed": seed}
+    return bound(model.at, rows, **wanted, story=story, sweep=chosen)
+
+
 def bound(
-    denoiser: Network,
+    denoiser: Denoiser,
     rows: Rows,
     *,
     mask_id: int,
     masks_per_row: int,
     seed: int,
     story: np.ndarray | None = None,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
-) -> Bound:
-    """The bound by Monte Carlo, `masks_per_row` (even) masks a row. The masks depend on seed and row number alone.
+    sweep: Sweep = Sweep(),
+) -> Likelihood:
+    """The bound, `masks_per_row` (even) masks a row. The masks depend on seed and row number alone.
 
     story: the story number of each row, for the bootstrap; without it each row counts as a story.
     """
-    count, seq_len = rows.tokens.shape
-    nats = np.empty((count, masks_per_row))
-    hits = masked = 0
-    for batch in _batches(count, batch_size):
-        x_0 = _tensor(rows.tokens[batch], device)
-        is_text = _tensor(is_text_position(rows)[batch], device)
-        masks = np.stack([replicated_masks(seed, row, masks_per_row, seq_len) for row in range(count)[batch]])
-        for index, is_masked in enumerate(_tensor(masks, device).unbind(1)):
-            guess = guess_masked(denoiser, x_0, is_masked, mask_id)
-            nats[batch, index] = any_order_estimate(guess.nats, is_masked).cpu().numpy()
-            hits += int((guess.is_hit & is_text).sum())
-            masked += int((is_masked & is_text).sum())
-    story = np.arange(count) if story is None else story
-    return _summarise(nats, rows, story, seed=seed, masked_accuracy=hits / max(masked, 1))
+    seq_len, text = rows.tokens.shape[1], torch.from_numpy(is_text_position(rows))
+
+    def score(numbers: np.ndarray) -> np.ndarray:
+        x_0, is_text = sweep.tensor(rows.tokens[numbers]), text[numbers]
+        masks = np.stack([replicated_masks(seed, row, masks_per_row, seq_len) for row in numbers])
+        found, hits, asked = [], torch.zeros(len(numbers)), torch.zeros(len(numbers))
+        for is_masked in torch.from_numpy(masks).unbind(1):
+            made = guess_masked(denoiser, x_0, is_masked.to(x_0.device), mask_id)
+            found.append(any_order_estimate(made.nats, is_masked))
+            hits += (made.is_hit & is_text).sum(1)
+            asked += (is_masked & is_text).sum(1)
+        return torch.stack([hits, asked, *found], dim=1).numpy()
+
+    return _summarise(sweep.over(score, len(rows)), rows, story, seed, "upper")
 
 
-@torch.no_grad()
-def s3_protocol(
-    denoiser: Network,
+def exact(
+    denoiser: Denoiser,
     rows: Rows,
     *,
-    mask_id: int,
     seed: int,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
-) -> ProtocolScore:
-    """Seed S3's validation loss and accuracy, for comparison with its published numbers.
+    story: np.ndarray | None = None,
+    sweep: Sweep = Sweep(),
+) -> Likelihood:
+    """Of a denoiser whose every position sees only what stands before it. seed: of the bootstrap alone."""
+    text = torch.from_numpy(is_text_position(rows))
 
-    Each row: t uniform in (0, 1), every token of the story and its first end token masked with probability
-    1 - cos(pi t / 2), unweighted mean cross-entropy over all masked tokens. This is no likelihood bound, and it is
-    conditioned on the story's length: the tail stays visible and is never masked, as padding is in S3.
-    """
-    count, seq_len = rows.tokens.shape
-    nats, hits, masked = 0.0, 0, 0
-    for replicate in range(-(-MIN_S3_MASKS // count)):
-        for batch in _batches(count, batch_size):
-            masks = np.stack([_s3_mask(seed, replicate, row, seq_len) for row in range(count)[batch]])
-            is_masked = _tensor(masks & is_text_position(rows)[batch], device)
-            guess = guess_masked(denoiser, _tensor(rows.tokens[batch], device), is_masked, mask_id)
-            nats += float(guess.nats.sum())
-            hits += int(guess.is_hit.sum())
-            masked += int(is_masked.sum())
-    return ProtocolScore(loss=nats / masked, accuracy=hits / masked)
+    def score(numbers: np.ndarray) -> np.ndarray:
+        x_0, is_text = sweep.tensor(rows.tokens[numbers]), text[numbers]
+        made = guess(denoiser, x_0, x_0, torch.ones_like(x_0, dtype=torch.bool))
+        return torch.stack([(made.is_hit & is_text).sum(1), is_text.sum(1), made.nats.sum(1)], dim=1).numpy()
+
+    return _summarise(sweep.over(score, len(rows)), rows, story, seed, "exact")
 
 
 def replicated_masks(seed: int, row: int, masks_per_row: int, seq_len: int) -> np.ndarray:
-    """bool[masks_per_row, seq_len]: two independent replicates, one after the other."""
-    assert masks_per_row % 2 == 0, masks_per_row
+    """bool[masks_per_row, seq_len]: independent replicates, one after the other, each with stratified counts."""
+    assert masks_per_row % REPLICATES == 0, masks_per_row
     rng = np.random.default_rng((seed, _BOUND_DRAWS, row))
-    return np.concatenate([exact_k_masks(rng, masks_per_row // 2, seq_len) for _ in range(2)])
+    each = [exact_k_masks(rng, masks_per_row // REPLICATES, seq_len) for _ in range(REPLICATES)]
+    return np.concatenate(each)
 
 
 def is_text_position(rows: Rows) -> np.ndarray:
@@ -138,34 +146,34 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _summarise(nats: np.ndarray, rows: Rows, story: np.ndarray, *, seed: int, masked_accuracy: float) -> Bound:
-    row_nats = nats.mean(axis=1)
-    replicates = nats.reshape(len(nats), 2, -1).mean(axis=2)
-    stderr = np.sqrt(((replicates[:, 0] - replicates[:, 1]) ** 2 / 4).sum())
-    text_tokens, text_bytes = int(np.sum(rows.text_tokens)), int(np.sum(rows.text_bytes))
-    story_bits = np.bincount(story, row_nats) / math.log(2)
-    story_bytes = np.bincount(story, rows.text_bytes)
-    return Bound(
+def per_byte(
+    row_nats: np.ndarray, rows: Rows, story: np.ndarray | None, seed: int
+) -> tuple[float, tuple[float, float]]:
+    """Bits per byte of the rows' text, and the bootstrap interval over stories."""
+    numbers = np.arange(len(rows)) if story is None else story
+    bits, size = np.bincount(numbers, row_nats) / math.log(2), np.bincount(numbers, rows.text_bytes)
+    return float(bits.sum() / size.sum()), bootstrap_interval(bits, size, seed=seed)
+
+
+def _summarise(
+    found: np.ndarray, rows: Rows, story: np.ndarray | None, seed: int, kind: Literal["upper", "exact"]
+) -> Likelihood:
+    """found: of each row the hits among its predicted text tokens, the number of those, and the nats by each mask."""
+    hits, asked = found[:, :2].sum(0)
+    nats = found[:, 2:]
+    row_nats, masks = nats.mean(axis=1), nats.shape[1]
+    replicates = nats.reshape(len(nats), -1, max(1, masks // REPLICATES)).mean(axis=2)
+    row_variance = ((replicates - row_nats[:, None]) ** 2).sum(1) / (REPLICATES * (REPLICATES - 1))
+    text_tokens = int(np.sum(rows.text_tokens))
+    bits_per_byte, interval = per_byte(row_nats, rows, story, seed)
+    return Likelihood(
+        bound=kind,
         nll_nats=float(row_nats.sum() / text_tokens),
-        nll_nats_stderr=float(stderr / text_tokens),
-        bits_per_byte=float(story_bits.sum() / text_bytes),
-        bits_per_byte_interval=bootstrap_interval(story_bits, story_bytes, seed=seed),
-        masked_accuracy=masked_accuracy,
+        nll_nats_stderr=float(np.sqrt(row_variance.sum()) / text_tokens),
+        bits_per_byte=bits_per_byte,
+        bits_per_byte_interval=interval,
+        nats_per_story=float(row_nats.sum() / (len(rows) if story is None else len(np.unique(story)))),
+        variance_per_mask=float(row_variance.mean() * masks) if kind == "upper" else None,
+        accuracy=float(hits / max(asked, 1)),
         row_nats=row_nats,
     )
-
-
-def _s3_mask(seed: int, replicate: int, row: int, seq_len: int) -> np.ndarray:
-    rng = np.random.default_rng((seed, _S3_DRAWS, replicate, row))
-    mask_rate = 1 - math.cos(math.pi * rng.random() / 2)
-    return rng.random(seq_len) < mask_rate
-
-
-def _batches(count: int, batch_size: int) -> Iterator[slice]:
-    return (slice(start, start + batch_size) for start in range(0, count, batch_size))
-
-
-def _tensor(values: np.ndarray, device: torch.device | str) -> Tensor:
-    """Token ids become int64, masks stay bool."""
-    array = values if values.dtype == np.bool_ else values.astype(np.int64)
-    return torch.from_numpy(array).to(device)

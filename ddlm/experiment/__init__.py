@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ddlm.config import Section, parse, read_toml, with_overrides
 from ddlm.data import CorpusConfig, ShardsConfig
 from ddlm.diffusion import ObjectiveConfig, SamplingConfig
 from ddlm.evaluation import EvaluationConfig
 from ddlm.export import ExportConfig
-from ddlm.model import ModelConfig
+from ddlm.model import ModelConfig, require_causal
 from ddlm.rendering import RenderingConfig
 from ddlm.tokenizer import TokenizerConfig
 from ddlm.tracking import TrackingConfig
@@ -35,6 +35,11 @@ class Experiment(Section):
     rendering: RenderingConfig = RenderingConfig()
     export: ExportConfig = ExportConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _the_twin_sees_no_future(self) -> "Experiment":
+        require_causal(self.model, self.objective.is_autoregressive)
+        return self
 
 
 def load_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Experiment:

@@ -42,7 +42,10 @@ STAGES = {
         ("tokenizer", "shards"), ("model", "objective", "training"), "ddlm.training.stage:build",
         resolve="ddlm.training.sources:resolve",
     ),
-    "evaluate": Stage(("corpus", "shards", "train"), ("sampling", "evaluation"), "ddlm.evaluation.stage:build"),
+    "evaluate": Stage(
+        ("corpus", "shards", "train"), ("sampling", "evaluation"), "ddlm.evaluation.stage:build",
+        resolve="ddlm.evaluation.sources:resolve",
+    ),
     "render": Stage(("train",), ("sampling", "rendering"), "ddlm.rendering.stage:build"),
     "export": Stage(("shards", "train"), ("sampling", "export"), "ddlm.export.stage:build"),
     "publish": Stage(("train", "evaluate", "export"), ("name", "tracking"), "ddlm.experiment.publish:build"),

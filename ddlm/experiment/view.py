@@ -10,36 +10,26 @@ from typing import Any
 
 from ddlm.artifacts import MANIFEST, RUN_RECORD, Artifact, ArtifactStore, digest_of
 from ddlm.config import UserError, dump_toml, home
+from ddlm.evaluation.measures import headlines
 from ddlm.experiment import Experiment
 
 PLACES = {"train": "model", "evaluate": "", "render": "", "export": "", "publish": ""}
 """Which stages a view shows, and in which of its folders."""
 USED = "artifacts.json"
-HEADLINES = {
-    "bits_per_byte": "bits per byte (upper bound)",
-    "nll_nats": "nats per token (upper bound)",
-    "masked_accuracy": "masked accuracy",
-    "seed_protocols.S3.loss": "S3 protocol: loss (no bound)",
-    "seed_protocols.S3.accuracy": "S3 protocol: accuracy",
-    "bleu": "BLEU-4 of continuations",
-    "self_bleu": "self-BLEU of samples",
-    "word_validity": "words of samples that the corpus has",
-}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended. scores: flat, by dotted name. stages: built or cached, by name."""
+    """How a run ended. scores: flat, by dotted name. headlines: the first of them, as people read them. stages: built
+    or cached, by name."""
 
     name: str
     folder: Path
     scores: dict[str, float]
+    headlines: list[tuple[str, str]]
     best_sample: str
     stages: dict[str, str]
     decision: str
-
-    def rows(self) -> list[tuple[str, str]]:
-        return [(label, f"{self.scores[key]:.4g}") for key, label in HEADLINES.items() if key in self.scores]
 
     def paths(self) -> list[Path]:
         """What to look at first, of what is there."""
@@ -55,7 +45,7 @@ class Summary:
 
     def markdown(self) -> str:
         lines = [f"## {self.name}", "", "| score | value |", "|---|---|"]
-        lines += [f"| {label} | {value} |" for label, value in self.rows()]
+        lines += [f"| {label} | {value} |" for label, value in self.headlines]
         lines += ["", *(f"- {stage}: {state}" for stage, state in self.stages.items())]
         lines += ["", f"> {self.best_sample}", "", f"Folder: `{relative(self.folder)}`", "", self.decision]
         return "\n".join(lines)
@@ -126,21 +116,22 @@ def _complete_model(folder: Path, experiment: Experiment, toml: str) -> None:
     """experiment.toml, scores.json and a model card make a model folder speak for itself."""
     model = folder / "model"
     (model / "experiment.toml").write_text(toml)
-    scores = {}
+    numbers = []
     if (folder / "scores.json").exists():
         shutil.copy2(folder / "scores.json", model / "scores.json")
-        scores = flat(json.loads((folder / "scores.json").read_text()))
-    (model / "README.md").write_text(_card(experiment, scores))
+        numbers = headlines(json.loads((folder / "scores.json").read_text()))
+    (model / "README.md").write_text(_card(experiment, numbers))
 
 
-def _card(experiment: Experiment, scores: Mapping[str, float]) -> str:
+def _card(experiment: Experiment, numbers: list[tuple[str, str]]) -> str:
+    kind = "An autoregressive" if experiment.objective.is_autoregressive else "A masked diffusion"
     lines = [
         "---", "license: mit", "library_name: ddlm", "tags: [masked-diffusion, tinystories]", "---", "",
         f"# {experiment.name}", "",
-        "A masked diffusion language model, trained and measured by ddlm. `experiment.toml` holds every setting.", "",
+        f"{kind} language model, trained and measured by ddlm. `experiment.toml` holds every setting.", "",
         "| score | value |", "|---|---|",
     ]  # fmt: skip
-    lines += [f"| {label} | {scores[key]:.4g} |" for key, label in HEADLINES.items() if key in scores]
+    lines += [f"| {label} | {number} |" for label, number in numbers]
     lines += [
         "", "```python", "from ddlm.generation import DiffusionPipeline", "",
         'pipeline = DiffusionPipeline.from_pretrained(".")',
@@ -155,7 +146,8 @@ def summarise(experiment: Experiment, done: Mapping[str, Artifact], built: list[
     scores = json.loads((folder / "scores.json").read_text()) if "evaluate" in done else {}
     decision = json.loads((folder / "publication.json").read_text()).get("reason", "") if "publish" in done else ""
     stages = {stage: "built" if stage in built else "cached" for stage in done}
-    return Summary(experiment.name, folder, flat(scores), best_sample(scores.get("samples", [])), stages, decision)
+    best, shown = best_sample(scores.get("samples", [])), headlines(scores) if scores else []
+    return Summary(experiment.name, folder, flat(scores), shown, best, stages, decision)
 
 
 def best_sample(samples: list[dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
-from ddlm.diffusion.bound import any_order_nats
+from ddlm.diffusion.bound import any_order_nats, guess
 from ddlm.generation import drafts
 from ddlm.generation.drafts import Draft
 from ddlm.generation.frames import MASK_SIGN, Frame, Span, with_number_of_steps
@@ -24,7 +24,7 @@ from ddlm.generation.writing import Engine, Writing
 from ddlm.model.device import COMPILE_FLOPS, has_compiler, pick_inference_device, uses_bfloat16
 from ddlm.model.folder import WEIGHTS, ModelFolder, load_model
 from ddlm.model.reuse import BlockReuse, reuse_of
-from ddlm.model.transformer import Denoiser, train_flops_per_token
+from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
 
 __all__ = ["MASK_SIGN", "DiffusionPipeline", "Frame", "Generation", "Sample", "Score", "Span", "find_folder"]
@@ -35,6 +35,10 @@ up to 256 MB."""
 GAP_MASKS = 8
 """Masks under which the candidates of an infill are compared."""
 SCORE_MASKS = 64
+DRAWING = (
+    "temperature", "final_temperature", "temperature_schedule", "top_k", "top_p", "repetition_penalty",
+)  # fmt: skip
+"""The keys of `[sampling]` that say how one token is drawn."""
 
 Observer = Callable[[Frame], None]
 
@@ -81,7 +85,14 @@ class DiffusionPipeline:
         return cls(model.to(place), Tokenizer.load(folder), config, precision, compile)
 
     def suited(self, sampling: SamplingConfig) -> SamplingConfig:
-        """What these settings come to here: rows that are full of stories have no tail, so their ends are free."""
+        """What these settings come to here.
+
+        Rows that are full of stories have no tail, so their ends are free. The twin writes a token at a time from left
+        to right, whatever the policy: of the settings only those of a single draw mean anything to it.
+        """
+        if self.is_autoregressive:
+            kept = {name: getattr(sampling, name) for name in DRAWING}
+            return SamplingConfig(unmasking="left_to_right", block_size=1, ends="free", **kept)
         is_packed = self.config.layout == "packed" and sampling.ends == "drawn"
         return sampling.model_copy(update={"ends": "free"}) if is_packed else sampling
 
@@ -100,6 +111,11 @@ class DiffusionPipeline:
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))
+
+    @property
+    def is_autoregressive(self) -> bool:
+        """Whether this is the twin, which writes from left to right."""
+        return self.model.is_autoregressive
 
     @property
     def seq_len(self) -> int:
@@ -224,7 +240,8 @@ class DiffusionPipeline:
         rows = torch.tensor(padded).view(-1, self.seq_len)
         is_scored = torch.ones_like(rows, dtype=torch.bool)
         estimates = self._bound(rows, is_scored, masks, seed).sum(0)
-        nats, spread = float(estimates.mean()), float(estimates.std()) / math.sqrt(masks)
+        spread = 0.0 if self.is_autoregressive else float(estimates.std()) / math.sqrt(masks)
+        nats = float(estimates.mean())
         return Score(
             nll_nats=nats / count, nll_nats_stderr=spread / count,
             bits_per_byte=nats / math.log(2) / len(text.encode()), tokens=count,
@@ -280,9 +297,7 @@ class DiffusionPipeline:
 
     def _gains(self, texts: int, sampling: SamplingConfig) -> bool:
         """Whether compiling takes less than it spares. A forward pass is a third of a training step."""
-        architecture, tokens = self.writer.config, texts * sampling.num_sampling_steps * self.seq_len
-        sizes = {"vocab_size": self.tokenizer.vocab_size, "seq_len": self.seq_len}
-        flops = train_flops_per_token(architecture, **sizes) / 3 * tokens
+        flops = self.writer.train_flops_per_token() / 3 * texts * sampling.num_sampling_steps * self.seq_len
         return self.precision == "bfloat16" and flops >= COMPILE_FLOPS.get(self.device.type, math.inf)
 
     def _at_on_mps(self, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -305,10 +320,9 @@ class DiffusionPipeline:
         return float(self._bound(row, is_scored, GAP_MASKS, 0).mean()) / int(is_scored.sum())
 
     def _bound(self, rows: torch.Tensor, is_scored: torch.Tensor, masks: int, seed: int) -> torch.Tensor:
-        """The network runs where it is; the sums are float64 on the CPU."""
-
-        def network(ids: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.model(ids.to(self.device))
-            return logits.cpu()
-
-        return any_order_nats(network, rows, is_scored, mask_id=self.tokenizer.mask_id, masks=masks, seed=seed)
+        """Estimates (rows, masks); of the twin one, which is exact given what stands before each scored token."""
+        rows, is_scored = rows.to(self.device), is_scored.to(self.device)
+        if self.is_autoregressive:
+            with torch.inference_mode():
+                return guess(self.model.at, rows, rows, is_scored).nats.sum(1, keepdim=True)
+        return any_order_nats(self.model.at, rows, is_scored, mask_id=self.tokenizer.mask_id, masks=masks, seed=seed)

@@ -85,3 +85,14 @@ class ModelConfig(Section):
     @property
     def hidden_dim(self) -> int:
         return self.d_ff or (4 * self.d_model if self.activation == "relu2" else -(-8 * self.d_model // 3 // 32) * 32)
+
+
+def require_causal(config: ModelConfig, is_autoregressive: bool) -> None:
+    """Raises: ValueError for an autoregressive network that could see what it predicts, or whose segments, found in
+    the shifted row, would begin one token late."""
+    if is_autoregressive and (config.attention != "causal" or config.segment_mask):
+        got = f'"{config.attention}"' + " with a segment mask" * config.segment_mask
+        raise ValueError(
+            f'objective.kind "autoregressive" needs model.attention "causal" without a segment mask, got {got}; '
+            'set model.attention = "causal" and model.segment_mask = false'
+        )

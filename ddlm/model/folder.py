@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ddlm.config import Section, UserError, parse
-from ddlm.model import ModelConfig
+from ddlm.model import ModelConfig, require_causal
 from ddlm.model.transformer import Denoiser
 
 FORMAT_VERSION = 3
@@ -34,6 +34,15 @@ class ModelFolder(Section):
     """Of the rows that it was trained on: behind a story's end its row is full of end tokens, or of other stories."""
     architecture: ModelConfig
     objective: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _the_twin_sees_no_future(self) -> "ModelFolder":
+        require_causal(self.architecture, self.is_autoregressive)
+        return self
+
+    @property
+    def is_autoregressive(self) -> bool:
+        return self.objective.get("kind") == "autoregressive"
 
     @classmethod
     def of(
@@ -83,7 +92,7 @@ def load_model(folder: Path) -> tuple[Denoiser, ModelFolder]:
     """The network in evaluation mode on the CPU, in float32. Raises: UserError as the readers above do."""
     config = read_folder(folder)
     sizes = {"vocab_size": config.vocab_size, "seq_len": config.seq_len}
-    model = Denoiser(config.architecture, **sizes, end_id=config.end_id)
+    model = Denoiser(config.architecture, **sizes, end_id=config.end_id, is_autoregressive=config.is_autoregressive)
     try:
         model.load_state_dict(read_weights(folder))
     except RuntimeError as error:

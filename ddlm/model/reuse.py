@@ -65,7 +65,8 @@ class BlockReuse:
     @torch.no_grad()
     def _logits(self, ids: Int[Tensor, "b l"], wanted: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         span = self.span
-        hidden = self._hidden(ids[:, span], span, ids.shape[1] if self.size is None else self.block.stop)
+        inputs, end = self.network.inputs(ids)[:, span], ids.shape[1] if self.size is None else self.block.stop
+        hidden = self._hidden(inputs, span, end)
         self.span = self.block
         return self.network.logits(hidden[wanted[:, span]])
 

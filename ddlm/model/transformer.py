@@ -98,14 +98,20 @@ class Denoiser(nn.Module):
     """The whole network. The embedding has one row more than the head writes: the mask's, the last.
 
     end_id: of the token that ends a story; a segment mask looks for it.
+    is_autoregressive: the row goes in shifted right behind one end token, so that with causal attention a position
+        sees only what stands before it. It predicts from there whatever stands in its own place.
     checkpointing: whether training recomputes what is inside blocks in the backward pass instead of keeping it.
     """
 
     rotary: Tensor
 
-    def __init__(self, config: ModelConfig, *, vocab_size: int, seq_len: int, end_id: int = 0) -> None:
+    def __init__(
+        self, config: ModelConfig, *, vocab_size: int, seq_len: int, end_id: int = 0, is_autoregressive: bool = False
+    ) -> None:
         super().__init__()
+        assert not is_autoregressive or config.attention == "causal", "see require_causal"
         self.config, self.vocab_size, self.seq_len, self.end_id = config, vocab_size, seq_len, end_id
+        self.is_autoregressive = is_autoregressive
         self.checkpointing = False
         self.embedding = nn.Embedding(vocab_size + 1, config.d_model)
         self.start = nn.Parameter(torch.empty(config.d_model))
@@ -153,6 +159,7 @@ class Denoiser(nn.Module):
         With a segment mask they are found in the ids. A masked end token hides its border too: told apart by the clean
         row, stories would give away their lengths.
         """
+        ids = self.inputs(ids)
         if segments is None and self.config.segment_mask:
             segments = segments_of(ids, self.end_id)
         is_start = starts_of(torch.zeros_like(ids[:1]) if segments is None else segments)
@@ -164,6 +171,10 @@ class Denoiser(nn.Module):
             recompute = self.checkpointing and self.training
             x = checkpoint(block, x, *inputs, use_reentrant=False) if recompute else block(x, *inputs)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def inputs(self, ids: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+        """What enters at each position: its own token, or the one before."""
+        return F.pad(ids[:, :-1], (1, 0), value=self.end_id) if self.is_autoregressive else ids
 
     def embed(self, ids: Int[Tensor, "b l"], is_start: Bool[Tensor, "one_or_b l"]) -> Float[Tensor, "b l d"]:
         """What enters the first block. `start` marks the first position of each segment.
@@ -187,6 +198,18 @@ class Denoiser(nn.Module):
         """Compile each block by itself, at its first use: they share their code, so it is compiled once."""
         for block in self.blocks:
             block.compile()
+
+    def train_flops_per_token(self) -> float:
+        """See the function of the same name. Of an autoregressive network the head runs at every position."""
+        share = 1.0 if self.is_autoregressive else 0.5
+        return train_flops_per_token(self.config, vocab_size=self.vocab_size, seq_len=self.seq_len, masked_share=share)
+
+    def fresh(self) -> "Denoiser":
+        """A network of the same shape, with weights of its own, on the CPU."""
+        return Denoiser(
+            self.config, vocab_size=self.vocab_size, seq_len=self.seq_len, end_id=self.end_id,
+            is_autoregressive=self.is_autoregressive,
+        )  # fmt: skip
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

@@ -47,8 +47,7 @@ class Preview:
             self._run.upload(file, "previews")
 
     def _pipeline(self, trained: Denoiser, weights: dict[str, torch.Tensor]) -> DiffusionPipeline:
-        sizes = {"vocab_size": trained.vocab_size, "seq_len": trained.seq_len}
-        model = Denoiser(trained.config, **sizes, end_id=trained.end_id)
+        model = trained.fresh()
         model.load_state_dict(weights)
         layout = read_manifest(self._shards)["layout"]
         config = ModelFolder.of(model, end_id=self._tokenizer.end_id, objective={}, layout=layout)

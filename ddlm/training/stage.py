@@ -19,11 +19,11 @@ from ddlm.config import UserError
 from ddlm.data.loader import TokenLoader
 from ddlm.data.shards import read_manifest
 from ddlm.diffusion import ObjectiveConfig
-from ddlm.diffusion.objective import WEIGHTINGS
+from ddlm.diffusion.objective import weighting_of
 from ddlm.model import ModelConfig
 from ddlm.model.device import COMPILE_FLOPS, has_compiler, pick_device, uses_bfloat16
 from ddlm.model.folder import ModelFolder
-from ddlm.model.transformer import Denoiser, train_flops_per_token
+from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
 from ddlm.training import TrainingConfig, checkpoint
 from ddlm.training.distributed import Ranks, group, joined, meeting_place, wrapped
@@ -96,8 +96,14 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
     tokenizer = Tokenizer.load(job.tokenizer_folder)
     device = pick_device(training.device)
     torch.manual_seed(job.seed)
-    sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": manifest["seq_len"], "end_id": tokenizer.end_id}
-    denoiser = prepared(Denoiser(job.model, **sizes), training, device)
+    denoiser = prepared(
+        Denoiser(
+            job.model, vocab_size=tokenizer.vocab_size, seq_len=manifest["seq_len"], end_id=tokenizer.end_id,
+            is_autoregressive=job.objective.is_autoregressive,
+        ),
+        training,
+        device,
+    )  # fmt: skip
     network = wrapped(MaskedLoss(denoiser), denoiser.blocks, ranks, training.sharding)
     state = new_state(denoiser, training, job.identity, ranks)
     start(state, training, job.scratch, ranks)
@@ -112,9 +118,9 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
             job.shards_folder, "train", training.batch_size, job.seed, job.scratch, ranks.index, ranks.count
         ),
         device=device, autocast=autocast, ranks=ranks, region=region if training.profile else nullcontext,
-        validate=Validator(job.shards_folder, tokenizer, job.model, job.seed, ranks, device), preview=preview,
+        validate=Validator(job.shards_folder, denoiser, job.seed, ranks, device), preview=preview,
         writer=checkpoint.Writer(job.scratch, training.keep_checkpoints),
-        reporter=_reporter(job, ranks, run, manifest, device, autocast),
+        reporter=_reporter(job, ranks, run, manifest, denoiser, autocast),
     )  # fmt: skip
     with _threads(training.threads or max(1, torch.get_num_threads() // training.processes)), _memory_named(training):
         trainer.train(state)
@@ -139,21 +145,19 @@ def compiles(denoiser: Denoiser, training: TrainingConfig, device: torch.device)
     if wanted == "on" and not possible:
         raise UserError("training.compile on: no C++ compiler (g++ or clang++) found; install one, or set off")
     seq_len = denoiser.seq_len
-    flops = train_flops_per_token(denoiser.config, vocab_size=denoiser.vocab_size, seq_len=seq_len)
-    flops *= training.steps * training.batch_size * seq_len
+    flops = denoiser.train_flops_per_token() * training.steps * training.batch_size * seq_len
     is_long = flops >= COMPILE_FLOPS[device.type] and (training.max_minutes or math.inf) >= COMPILE_MINUTES
     return possible and (wanted == "on" or (wanted == "auto" and is_long))
 
 
 def _reporter(
-    job: Job, ranks: Ranks, run: RunLog, manifest: Mapping[str, Any], device: torch.device, autocast: bool
+    job: Job, ranks: Ranks, run: RunLog, manifest: Mapping[str, Any], denoiser: Denoiser, autocast: bool
 ) -> Reporter:
-    rows, seq_len = manifest["splits"]["train"], manifest["seq_len"]
-    weighting = WEIGHTINGS[job.objective.weighting]
+    rows, device = manifest["splits"]["train"], denoiser.embedding.weight.device
     return Reporter(
-        run=run, config=job.training, ranks=ranks, objective=weighting.metric, seq_len=seq_len,
-        tokens_per_byte=rows["text_tokens"] / rows["text_bytes"],
-        flops_per_token=train_flops_per_token(job.model, vocab_size=manifest["vocab_size"], seq_len=seq_len),
+        run=run, config=job.training, ranks=ranks, objective=weighting_of(job.objective).metric,
+        seq_len=denoiser.seq_len, tokens_per_byte=rows["text_tokens"] / rows["text_bytes"],
+        flops_per_token=denoiser.train_flops_per_token(),
         matrix_flops_per_s=ranks.count * matrix_flops_per_s(device, torch.bfloat16 if autocast else torch.float32),
         trace=job.scratch / "profile" if job.training.profile else None,
     )  # fmt: skip

@@ -60,7 +60,9 @@ class MaskedLoss(nn.Module):
 
     def forward(self, part: Part) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted loss, and for every masked position its nats and whether the best guess was right."""
-        x_t = part.x_0.masked_fill(part.is_masked, self.denoiser.vocab_size)
+        x_t = part.x_0
+        if not self.denoiser.is_autoregressive:
+            x_t = x_t.masked_fill(part.is_masked, self.denoiser.vocab_size)
         hidden = self.denoiser.hidden(x_t).flatten(0, 1)[part.place]
         targets = part.x_0.flatten()[part.place]
         soft_cap = self.denoiser.config.logit_soft_cap

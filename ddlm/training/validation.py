@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ddlm.data.shards import read_rows
-from ddlm.evaluation.likelihood import bound
-from ddlm.model import ModelConfig
+from ddlm.evaluation.likelihood import likelihood_of
 from ddlm.model.transformer import Denoiser
-from ddlm.tokenizer import Tokenizer
 from ddlm.training.distributed import Ranks
 from ddlm.training.meter import Metrics
 from ddlm.training.state import TrainState
@@ -23,14 +21,11 @@ ROWS, MASKS_PER_ROW = 64, 4
 class Validator:
     """A network of its own takes the weights, so that training's stays as it is, sharded and compiled or not."""
 
-    def __init__(
-        self, shards: Path, tokenizer: Tokenizer, model: ModelConfig, seed: int, ranks: Ranks, device: torch.device
-    ) -> None:
+    def __init__(self, shards: Path, trained: Denoiser, seed: int, ranks: Ranks, device: torch.device) -> None:
         self._rows = read_rows(shards, "validation", limit=ROWS)
-        self._mask_id, self._seed, self._ranks, self._device = tokenizer.mask_id, seed, ranks, device
-        sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": self._rows.tokens.shape[1]}
-        self._model = Denoiser(model, **sizes, end_id=tokenizer.end_id).to(device).eval()
-        self._rms = [math.nan] * model.num_layers
+        self._seed, self._ranks = seed, ranks
+        self._model = trained.fresh().to(device).eval()
+        self._rms = [math.nan] * len(self._model.blocks)
         for number, block in enumerate(self._model.blocks):
             block.register_forward_hook(partial(self._note, number))
 
@@ -42,11 +37,8 @@ class Validator:
         measured = [-math.inf] * len(names)
         if self._ranks.is_first:
             self._model.load_state_dict(weights)
-            value = bound(
-                self._model, self._rows, mask_id=self._mask_id, masks_per_row=MASKS_PER_ROW, seed=self._seed,
-                device=self._device,
-            )  # fmt: skip
-            measured = [value.nll_nats, value.bits_per_byte, value.masked_accuracy, *self._rms]
+            value = likelihood_of(self._model, self._rows, masks_per_row=MASKS_PER_ROW, seed=self._seed)
+            measured = [value.nll_nats, value.bits_per_byte, value.accuracy, *self._rms]
         return dict(zip(names, self._ranks.highest(*measured), strict=True))
 
     def _note(self, number: int, block: nn.Module, inputs: object, output: Tensor) -> None:

@@ -1,0 +1,29 @@
+"""What evaluation reads besides its inputs. Imports nothing heavy."""
+
+from pathlib import Path
+
+from ddlm.artifacts import digest_of, sha256_file
+from ddlm.config import UserError, home
+from ddlm.diffusion import SamplingConfig
+from ddlm.evaluation import EvaluationConfig
+
+
+def resolve(sampling: SamplingConfig, evaluation: EvaluationConfig) -> dict[str, str]:
+    """Digests of the judge, the twin and the pairs, where they are files; a hub id stands for itself.
+
+    Raises: UserError for pairs that are not there.
+    """
+    del sampling
+    if evaluation.pairs and not Path(evaluation.pairs).exists():
+        raise UserError(f"evaluation.pairs {evaluation.pairs}: no such file or folder; give jsonl in BLiMP's format")
+    given = {"judge": evaluation.judge, "twin": evaluation.twin, "pairs": evaluation.pairs}
+    return {name: _digest(value) for name, value in given.items() if value}
+
+
+def _digest(name: str) -> str:
+    """Of the file, the folder or the experiment of this name; else the name itself."""
+    path = next((path for path in (Path(name), home() / name / "model") if path.exists()), Path(name))
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    return digest_of({str(file.relative_to(path)): sha256_file(file) for file in files}) if files else name
