@@ -14,6 +14,9 @@ from ddlm.evaluation import BUDGETS, EvaluationConfig
 from ddlm.export import ExportConfig
 from ddlm.rendering import RenderingConfig, require_theme
 
+WIDE = 110
+"""Columns of a terminal from which on a sentence fits beside each score."""
+
 
 def add_to(app: typer.Typer) -> None:
     for command in (evaluate, render, export):
@@ -86,19 +89,19 @@ def settings_of(budget: str, overrides: list[str] | None, **given: str | None) -
 
 
 def show(scores: Mapping[str, Any]) -> None:
-    """A table with intervals, and what each number is."""
+    """A table with intervals; and, where there is room, what each number is."""
     from rich.console import Console
     from rich.table import Table
 
     from ddlm.evaluation.measures import LIKELIHOOD, TEXT, rows
 
-    found = list(rows(scores, LIKELIHOOD + TEXT))
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("score", "this model", "real stories", "what it is"):
-        table.add_column(title, no_wrap=title != "what it is", style="dim" if title == "what it is" else None)
-    for row in found:
-        table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    titles = ["score", "this model", "real stories", "what it is"]
+    shown = len(titles) if console.width >= WIDE else len(titles) - 1
+    table = Table(*titles[:shown], box=None, header_style="dim", pad_edge=False)
+    for row in rows(scores, LIKELIHOOD + TEXT):
+        table.add_row(*row[:shown])
+    console.print(table)
 
 
 def render(

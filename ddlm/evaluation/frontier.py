@@ -217,8 +217,8 @@ def _draw_stories(left: Axes, right: Axes, series: str, stories: Sequence[Point]
 
 def _dress(left: Axes, right: Axes) -> None:
     """Titles, scales and ticks, once all is drawn."""
-    left.set_title("Quality against variety: each curve from cold to hot", loc="left", fontsize=10.5)
-    right.set_title("Quality against cost: each curve from few steps to many", loc="left", fontsize=10.5)
+    left.set_title("Quality against variety: from cold to hot", loc="left", fontsize=10.5)
+    right.set_title("Quality against cost: from few steps to many", loc="left", fontsize=10.5)
     left.set_xlabel("entropy of a text, nats (more is more varied)")
     right.set_xlabel("runs of the network a text")
     left.set_ylabel("judge perplexity (less is likelier)")

@@ -159,8 +159,8 @@ TEXT = (
         "Words of the free samples that occur in the training stories that were searched.",
     ),
     Measure(
-        "copied.longest_overlap_words", "Longest copied run", "{:d} words",
-        "The longest run of words that a free sample shares with one training story.",
+        "copied.longest_overlap_words", "Longest copied run", "{:d}",
+        "Words: the longest run that a free sample shares with one training story.",
     ),
     Measure(
         "copied.overlap_share", "Longest copied runs, share", "{:.1%}",

@@ -49,7 +49,7 @@ def draw_mask_rates(points: Sequence[Mapping[str, Any]], path: Path) -> None:
         COLOURS, {"text_nats": "tokens of the stories", "nll_nats": "all positions, tails too"}.items(), strict=True
     ):
         axes.plot(rates, [point[key] for point in points], color=colour, label=label, marker="o", markersize=3)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(max(point["text_nats"], point["nll_nats"]) for point in points))
     axes.set_xlim(0, 1)
     _dress(axes, "share of the row that is masked", "nats per masked token")
     _save(figure, path)

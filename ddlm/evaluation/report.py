@@ -19,7 +19,7 @@ body { max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; color: #1d2733
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .45rem .8rem .45rem 0; border-bottom: 1px solid #dde3ea; }
-thead th { color: #55616e; font-size: .9rem; font-weight: 500; }
+thead th { color: #55616e; font-size: .9rem; font-weight: 500; white-space: nowrap; }
 tbody th { width: 26%; font-weight: 500; } td.number { white-space: nowrap; font-variant-numeric: tabular-nums;
   font-weight: 600; } td.beside { white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.meaning, figcaption, .quiet { color: #55616e; font-size: .9rem; }
@@ -33,7 +33,9 @@ blockquote.story { border-color: #c1666b; }
 .masked { color: #b4bec9; } .new { background: #cfe3ef; } .prompt { color: #55616e; }
 mark { background: #cfe3ef; color: inherit; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
-@media (max-width: 34rem) { td.meaning { display: block; border: 0; } }
+@media (max-width: 34rem) { tr.score { display: grid; grid-template-columns: 1fr auto auto; }
+  tr.score > * { border: 0; width: auto; } tr.score { border-bottom: 1px solid #dde3ea; }
+  tr.score .meaning { grid-column: 1 / -1; padding-top: 0; } thead { display: none; } }
 """.strip()
 
 PAGE = Template("""<!doctype html>

@@ -54,7 +54,7 @@ class Companions:
 class Evaluation:
     """`scores` is the JSON document of `ddlm evaluate`; the rest is what it was made from.
 
-    frames: of one denoising.
+    frames: of one denoising. real: as many stories as there are free samples, as far as a row holds them.
     """
 
     scores: Mapping[str, Any]
@@ -64,6 +64,7 @@ class Evaluation:
     free: Sequence[Written]
     continued: Sequence[Written]
     frames: Sequence[Frame]
+    real: Sequence[str]
 
 
 def evaluate(
@@ -119,7 +120,8 @@ def evaluate(
         "provenance": provenance(pipeline.device),
     }
     frames = pipeline.frames(sampling=sampling, seed=seed)
-    return Evaluation(scores, subject.rows, own.row_nats, subject.story, free, continued, frames)
+    real = in_rows(pipeline, stories[: len(free)])
+    return Evaluation(scores, subject.rows, own.row_nats, subject.story, free, continued, frames, real)
 
 
 def require_stories(stories: Sequence[str], evaluation: EvaluationConfig) -> None:

@@ -75,7 +75,7 @@ def write(
     pq.write_table(pa.table(columns), folder / "row_nats.parquet")
     images = _draw(result, folder, stories, curve)
     pairs = [(written.sample.prompt, written.continuation, written.reference or "") for written in result.continued]
-    page = report.page(result.scores, pairs, stories[: len(result.free)], images, result.frames)
+    page = report.page(result.scores, pairs, result.real, images, result.frames)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
@@ -115,7 +115,8 @@ def _intervals(scores: Mapping[str, Any]) -> dict[str, tuple[float, tuple[float,
     first = "any order, bound" if scores["bound"] == "upper" else "left to right, exact"
     found = {f"{first} ({stories:,} stories)": scores, f"twin, exact ({stories:,} stories)": scores.get("twin")}
     for name, value in scores.get("chain_rule", {}).items():
-        found[f"{name.replace('_', ' ')}, {value['bound']} ({value['stories']:,} stories)"] = value
+        kind = "bound" if value["bound"] == "upper" else "exact"
+        found[f"{name.replace('_', ' ')}, {kind} ({value['stories']:,} stories)"] = value
     return {
         label: (value["bits_per_byte"], tuple(value["bits_per_byte_interval"]))
         for label, value in found.items()

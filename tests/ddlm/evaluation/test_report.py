@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ddlm.evaluation import report
+from ddlm.evaluation import measures, plots, report
+from ddlm.generation import Frame, Span
 
 SCORES = {
     "nll_nats": 2.3456,
@@ -33,7 +34,20 @@ SCORES = {
     "data_digest": "d" * 64,
     "model": "quick <1>",
     "settings": {"seed": 1, "stories": 200, "sampling": {"temperature": 0.8}},
+    "infilling": {
+        "examples": [{"before": "Once.", "original": " <middle>", "after": " End.", "model": " A", "twin": None}]
+    },
+    "minimal_pairs": {
+        "chain_rule": {"overall": {"accuracy": 0.5}, "by_phenomenon": {"<kind>": {"accuracy": 0.5, "pairs": 4}}},
+        "bound": None,
+    },
+    "provenance": {"git.commit": "abc", "device": "a CPU, 2 cores"},
 }
+FRAMES = [
+    Frame(0, 2, (Span("██", "masked"),)),
+    Frame(1, 2, (Span("<frame>", "new", 0.5), Span("█", "masked"))),
+    Frame(2, 2, (Span("<frame>", "shown"), Span("end", "new", 0.9))),
+]
 
 
 class Balance(HTMLParser):
@@ -57,31 +71,35 @@ class Balance(HTMLParser):
 @pytest.fixture
 def images(tmp_path):
     curve = {"train/nll_nats": [(1, 7.0), (2, 6.0)], "val/nll_nats": [(2, 6.5)], "train/lr": [(1, 0.1)]}
-    report.draw_curve(curve, tmp_path / "curve.png")
-    report.draw_lengths({"samples": ["a b", "a"], "validation stories": ["a b c " * 40]}, tmp_path / "lengths.png")
-    return {name: tmp_path / f"{name}.png" for name in ("curve", "lengths")}
+    point = {"mask_rate": 0.5, "nll_nats": 1.0, "text_nats": 2.0}
+    images = {name: tmp_path / f"{name}.png" for name in ("curve", "lengths", "mask_rates", "intervals")}
+    plots.draw_curve(curve, images["curve"])
+    plots.draw_lengths({"samples": ["a b", "a"], "validation stories": ["a b c " * 40]}, images["lengths"])
+    plots.draw_mask_rates([point], images["mask_rates"])
+    plots.draw_intervals({"bound": (1.2, (1.1, 1.3)), "twin": (1.0, (0.9, 1.1))}, images["intervals"])
+    return images
 
 
 def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(images):
-    html = report.page(SCORES, [("Once", " <there> was", " upon a time")], images)
+    html = report.page(SCORES, [("Once", " <there> was", " upon a time")], ["A <story>."], images, FRAMES)
     page = Balance()
     page.feed(html)
     assert page.open == []
-    assert len(page.sources) == 2
+    assert len(page.sources) == 4
     assert all(source.startswith("data:image/png;base64,iVBOR") for source in page.sources)
     assert "http" not in re.sub(r"base64,[^\"]+", "", html)
 
 
 def test_text_is_escaped_wherever_it_comes_from(images):
-    html = report.page(SCORES, [("<p1>", "<c1>", "<r1>")], images)
+    html = report.page(SCORES, [("<p1>", "<c1>", "<r1>")], ["<real>"], images, FRAMES)
     assert "A &lt;b&gt;fox&lt;/b&gt; &amp; a hen." in html
-    for raw in ("<b>fox", "<i>", "<p1>", "<c1>", "<r1>", "quick <1>"):
+    for raw in ("<b>fox", "<i>", "<p1>", "<c1>", "<r1>", "quick <1>", "<real>", "<frame>", "<middle>", "<kind>"):
         assert raw not in html
 
 
 def test_scores_stand_beside_what_they_are_and_unmeasured_ones_get_no_row(images):
-    html = report.page(SCORES, [], images)
-    assert re.search(r'Bits per byte</th><td class="number">1\.234</td><td class="meaning">UPPER BOUND', html)
+    html = report.page(SCORES, [], [], images)
+    assert re.search(r'Bits per byte</th><td class="number">≤ 1\.234</td><td class="meaning">UPPER BOUND', html)
     assert "1.200 … 1.300" in html
     assert re.search(r'S3 protocol, loss</th><td class="number">3\.210</td><td class="meaning">UNWEIGHTED', html)
     assert "BLEU-4, continuations" not in html
@@ -92,7 +110,7 @@ def test_scores_stand_beside_what_they_are_and_unmeasured_ones_get_no_row(images
 
 
 def test_without_a_training_corpus_nothing_is_said_about_copies(images):
-    html = report.page({name: value for name, value in SCORES.items() if name != "copied"}, [], images)
+    html = report.page({name: value for name, value in SCORES.items() if name != "copied"}, [], [], images)
     assert "copied" not in html.lower()
 
 
@@ -100,7 +118,39 @@ def test_equal_curves_give_equal_bytes_and_no_points_give_an_empty_plot(tmp_path
     curve = {"train/nll_nats": [(1, 7.0), (2, 6.0)], "val/nll_nats": []}
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     for path, points in zip(paths, (curve, curve, {}), strict=True):
-        report.draw_curve(points, path)
+        plots.draw_curve(points, path)
     first, second, empty = (path.read_bytes() for path in paths)
     assert first == second != empty
     assert empty.startswith(b"\x89PNG")
+
+
+def test_a_denoising_is_shown_from_its_first_state_to_its_last(images):
+    html = report.page(SCORES, [], [], images, FRAMES)
+    assert html.index("step 0 of 2") < html.index("step 1 of 2") < html.index("step 2 of 2")
+    assert '<span class="masked">██</span>' in html
+    many = [Frame(step, 100, (Span("word", "shown"),)) for step in range(101)]
+    assert report.page(SCORES, [], [], images, many).count("<b>step ") == report.STRIP_STATES
+    assert "comes to be" not in report.page(SCORES, [], [], images)
+
+
+def test_real_stories_stand_beside_samples_and_beside_their_scores(images):
+    judged = {"judge": {"samples": {"perplexity": 40.0, "entropy_nats": 3.9}, "stories": {"perplexity": 3.3}}}
+    html = report.page(SCORES | judged, [], ["First story."], images)
+    assert re.search(r"fox.*</blockquote></div><div><blockquote class=\"story\">First story", html)
+    assert re.search(r'perplexity</th><td class="number">40\.0</td><td class="beside">3\.3</td>', html)
+
+
+def test_what_is_exact_is_not_called_a_bound(images):
+    html = report.page(SCORES | {"bound": "exact"}, [], [], images)
+    assert "EXACT negative log-likelihood" in html
+    assert "UPPER BOUND on the negative" not in html
+    assert "Monte-Carlo" not in html
+    assert measures.headline(SCORES) == "at most 1.234 bits per byte"
+    assert measures.headline(SCORES | {"bound": "exact"}) == "exactly 1.234 bits per byte"
+
+
+def test_every_measure_has_a_sentence_and_headlines_name_measures():
+    known = measures.LIKELIHOOD + measures.TEXT
+    assert all(measure.meaning.strip().endswith((".", "best.")) for measure in known)
+    assert set(measures.HEADLINES) <= {measure.path for measure in known}
+    assert ("Bits per byte", "≤ 1.234") in measures.headlines(SCORES)

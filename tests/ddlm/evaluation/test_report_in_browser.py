@@ -15,7 +15,6 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from ddlm.artifacts import ArtifactStore
-from ddlm.evaluation.report import SCORES
 from ddlm.experiment.stages import Session, run_plainly
 
 CHROMIUM = shutil.which("chromium")
@@ -32,7 +31,7 @@ NARROW, WIDE = 400, 1200
 BAND = 800
 UNLOADED = "[...document.images].filter(image => !(image.complete && image.naturalWidth > 0)).length"
 OVERFLOW = "Math.max(0, document.documentElement.scrollWidth - innerWidth)"
-MEANINGS = "[...document.querySelector('table').rows].map(row => row.querySelector('.meaning')?.textContent ?? '')"
+MEANINGS = "[...document.querySelectorAll('tr.score')].map(row => row.querySelector('.meaning')?.textContent ?? '')"
 
 
 class Page:
@@ -157,7 +156,7 @@ def test_the_report_is_whole_without_a_network_and_fits_the_window(page, report,
 def test_every_score_says_in_a_sentence_what_it_means(page, report):
     page.open(report, WIDE)
     shown = page.evaluate(MEANINGS)
-    assert len(shown) > len(SCORES) / 2
+    assert len(shown) >= 10
     assert [meaning for meaning in shown if len(meaning.split()) < 3 or not meaning.endswith(".")] == []
 
 
@@ -174,8 +173,8 @@ def test_no_part_of_the_report_is_blank(page, report, width):
 def test_a_page_with_faults_is_seen_to_have_them(page, tmp_path):
     path = tmp_path / "faulty.html"
     path.write_text(
-        f"<p style='width: {WIDE}px'>wide<img src='http://127.0.0.1:9/absent.png'><table><tr><th>score</table>"
-        "<script>console.error('said'); throw new Error('thrown')</script>"
+        f"<p style='width: {WIDE}px'>wide<img src='http://127.0.0.1:9/absent.png'>"
+        "<table><tr class=score><th>bare</table><script>console.error('said'); throw new Error('thrown')</script>"
     )
     page.open(path, NARROW)
     assert leaving(page) == ["http://127.0.0.1:9/absent.png"]

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from ddlm.artifacts import Workspace
+from ddlm.config import UserError
 from ddlm.data import ShardsConfig
 from ddlm.data.shards import build as build_shards
 from ddlm.data.shards import read_rows
 from ddlm.diffusion import SamplingConfig
-from ddlm.evaluation import BUDGETS, EvaluationConfig, stage
+from ddlm.evaluation import BUDGETS, EvaluationConfig, sources, stage
+from ddlm.evaluation import scores as scoring
+from ddlm.evaluation.subject import rows_from_texts
 from ddlm.generation import DiffusionPipeline
 from ddlm.model import ModelConfig
 from ddlm.model.folder import ModelFolder
@@ -24,7 +27,9 @@ from ddlm.tokenizer import Tokenizer, TokenizerConfig
 from ddlm.tokenizer import build as build_tokenizer
 
 SEQ_LEN = 24
-EVALUATION = EvaluationConfig(stories=10, masks_per_row=4, num_samples=3, num_continuations=4, prompt_words=5)
+EVALUATION = EvaluationConfig(
+    stories=10, masks_per_row=4, chain_rule_stories=2, num_samples=3, num_continuations=4, num_infills=2, prompt_words=5
+)
 SAMPLING = SamplingConfig(num_sampling_steps=4)
 
 
@@ -65,18 +70,20 @@ def inputs(tmp_path_factory):
     return folders
 
 
-def random_pipeline(tokenizer):
+def random_pipeline(tokenizer, kind="masked"):
     torch.manual_seed(0)
-    config = ModelConfig(d_model=16, num_layers=1, num_heads=2)
-    model = Denoiser(config, vocab_size=tokenizer.vocab_size, seq_len=SEQ_LEN).eval()
+    is_twin = kind == "autoregressive"
+    config = ModelConfig(d_model=16, num_layers=1, num_heads=2, attention="causal" if is_twin else "bidirectional")
+    sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": SEQ_LEN, "end_id": tokenizer.end_id}
+    model = Denoiser(config, **sizes, is_autoregressive=is_twin).eval()
     torch.nn.init.normal_(model.output.weight)
-    return DiffusionPipeline(model, tokenizer, ModelFolder.of(model, end_id=tokenizer.end_id, objective={}))
+    return DiffusionPipeline(model, tokenizer, ModelFolder.of(model, end_id=tokenizer.end_id, objective={"kind": kind}))
 
 
 def run_stage(inputs, output, evaluation=EVALUATION):
     output.mkdir()
     workspace = Workspace(inputs, output, inputs["scratch"], Recorder())
-    stage.build(workspace, seed=3, sampling=SAMPLING, evaluation=evaluation)
+    stage.build(workspace, seed=3, sampling=SAMPLING, evaluation=evaluation, source={})
     return workspace
 
 
@@ -95,7 +102,8 @@ def validation(inputs):
 
 
 def test_the_stage_writes_what_it_promises(built):
-    names = {"scores.json", "samples.jsonl", "row_nats.parquet", "curve.png", "lengths.png", "report.html"}
+    pictures = {f"{name}.png" for name in ("curve", "lengths", "mask_rates", "intervals")}
+    names = {"scores.json", "samples.jsonl", "row_nats.parquet", "report.html"} | pictures
     assert {path.name for path in built.output.iterdir()} == names
 
 
@@ -111,6 +119,12 @@ def test_scores_have_the_keys_that_others_rely_on(scores):
     for sample in scores["samples"]:
         assert set(sample) == {"text", "prompt", "seed", "number", "word_validity", "longest_overlap_words"}
     assert scores["model"].startswith("sha256:")
+    assert set(scores["chain_rule"]) == {"left_to_right", "confidence", "margin", "any_order"}
+    assert scores["chain_rule"]["any_order"]["bound"] == "upper"
+    assert {value["stories"] for value in scores["chain_rule"].values()} == {2}
+    assert len(scores["mask_rate_curve"]) == 16
+    assert scores["provenance"]["torch"] == torch.__version__
+    assert not {"host", "command"} & set(scores["provenance"])
     assert scores["copied"]["searched_stories"] == 40
 
 
@@ -150,11 +164,11 @@ def test_samples_keep_prompt_continuation_and_reference(inputs, built):
     assert all(line["reference"] is None and line["prompt"] == "" for line in lines[:3])
 
 
-def test_the_report_holds_the_samples_and_both_pictures(built, scores):
+def test_the_report_holds_the_samples_and_all_pictures(built, scores):
     html = (built.output / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 2
+    assert html.count("data:image/png;base64,") == 4
     assert f"{scores['bits_per_byte']:.3f}" in html
-    assert html.count("<blockquote") == 3 + 1 + 2 * 4
+    assert html.count("<blockquote") == 2 * 3 + 1 + 2 * 4
 
 
 def test_numbers_are_logged_under_their_paths(built, scores):
@@ -172,7 +186,7 @@ def test_the_stage_gives_equal_bytes_again(inputs, built, tmp_path):
 def test_samples_have_one_seed_and_numbers_of_their_own(inputs):
     pipeline = random_pipeline(Tokenizer.load(inputs["train"]))
     narrow = EVALUATION.model_copy(update={"num_samples": 5})
-    result = stage.evaluate(
+    result = scoring.evaluate(
         pipeline, validation(inputs), model="m", sampling=SAMPLING.model_copy(update={"temperature": 2.0}), seed=7,
         evaluation=narrow,
     )  # fmt: skip
@@ -185,14 +199,14 @@ def test_the_digest_is_of_the_evaluated_text_alone(inputs, scores):
     tokenizer = Tokenizer.load(inputs["train"])
     common = {"model": "m", "sampling": SAMPLING, "seed": 0}
     narrow = EVALUATION.model_copy(update={"num_samples": 2, "num_continuations": 1})
-    same = stage.evaluate(random_pipeline(tokenizer), texts[:10], evaluation=narrow, **common).scores
-    other = stage.evaluate(random_pipeline(tokenizer), texts[1:], evaluation=narrow, **common).scores
+    same = scoring.evaluate(random_pipeline(tokenizer), texts[:10], evaluation=narrow, **common).scores
+    other = scoring.evaluate(random_pipeline(tokenizer), texts[1:], evaluation=narrow, **common).scores
     assert same["data_digest"] == scores["data_digest"] != other["data_digest"]
     assert not {"copied", "word_validity"} & set(same)
 
 
 def test_texts_become_the_rows_that_the_shards_hold(inputs):
-    rows, _ = stage.rows_from_texts(Tokenizer.load(inputs["train"]), validation(inputs), SEQ_LEN)
+    rows, _ = rows_from_texts(Tokenizer.load(inputs["train"]), validation(inputs), SEQ_LEN)
     stored = read_rows(inputs["shards"], "validation")
     for name in ("tokens", "text_bytes", "text_tokens"):
         assert np.array_equal(getattr(rows, name), getattr(stored, name))
@@ -200,7 +214,7 @@ def test_texts_become_the_rows_that_the_shards_hold(inputs):
 
 def test_packed_rows_hold_the_same_text_and_each_is_a_unit_of_its_own(inputs):
     tokenizer, texts = Tokenizer.load(inputs["train"]), validation(inputs)
-    rows, story = stage.rows_from_texts(tokenizer, texts, SEQ_LEN, "packed")
+    rows, story = rows_from_texts(tokenizer, texts, SEQ_LEN, "packed")
     assert rows.text_bytes.sum() == sum(len(text.encode()) for text in texts)
     assert rows.text_tokens.sum() == sum(len(tokenizer.encode(text)) + 1 for text in texts)
     assert story.tolist() == list(range(len(rows)))
@@ -208,7 +222,8 @@ def test_packed_rows_hold_the_same_text_and_each_is_a_unit_of_its_own(inputs):
 
 def test_stories_too_short_to_continue_give_no_bleu_and_a_report(inputs):
     pipeline = random_pipeline(Tokenizer.load(inputs["train"]))
-    result = stage.evaluate(pipeline, ["Fox", "Hen"], model="m", sampling=SAMPLING, seed=0, evaluation=EVALUATION)
+    few = EVALUATION.model_copy(update={"num_samples": 2})
+    result = scoring.evaluate(pipeline, ["Fox", "Hen"], model="m", sampling=SAMPLING, seed=0, evaluation=few)
     assert result.scores["bleu"] is None
     assert result.continued == []
 
@@ -216,4 +231,50 @@ def test_stories_too_short_to_continue_give_no_bleu_and_a_report(inputs):
 def test_a_larger_budget_never_measures_less():
     budgets = [BUDGETS[name].model_dump() for name in ("quick", "standard", "full")]
     for less, more in pairwise(budgets):
-        assert all(less[name] <= more[name] for name in less)
+        assert all(less[name] <= more[name] for name in less if isinstance(less[name], int))
+
+
+def test_fewer_stories_than_samples_are_refused(inputs):
+    pipeline = random_pipeline(Tokenizer.load(inputs["train"]))
+    with pytest.raises(UserError, match="evaluate: 1 stories, but 3 samples are to be compared"):
+        scoring.evaluate(pipeline, ["Fox."], model="m", sampling=SAMPLING, seed=0, evaluation=EVALUATION)
+
+
+def test_the_gap_to_a_twin_is_paired_over_stories(inputs):
+    tokenizer, texts = Tokenizer.load(inputs["train"]), validation(inputs)
+    pipeline, twin = random_pipeline(tokenizer), random_pipeline(tokenizer, "autoregressive")
+    few = EVALUATION.model_copy(update={"num_samples": 2, "num_continuations": 1})
+    found = scoring.evaluate(
+        pipeline, texts, model="m", sampling=SAMPLING, seed=0, evaluation=few, companions=scoring.Companions(twin=twin)
+    ).scores
+    alone = scoring.evaluate(twin, texts, model="t", sampling=SAMPLING, seed=0, evaluation=few).scores
+    assert alone["bound"] == found["twin"]["bound"] == "exact"
+    assert alone["nll_nats_stderr"] == 0
+    assert found["twin"]["bits_per_byte"] == alone["bits_per_byte"]
+    assert found["twin"]["next_token_accuracy"] == alone["next_token_accuracy"]
+    low, high = found["twin"]["gap_interval"]
+    assert low <= found["twin"]["gap_bits_per_byte"] <= high
+    assert found["twin"]["gap_bits_per_byte"] == pytest.approx(found["bits_per_byte"] - alone["bits_per_byte"])
+    assert alone["seed_protocols"] == {}
+    assert "masked_accuracy" not in alone
+
+
+def test_what_evaluation_reads_from_outside_is_part_of_its_source(tmp_path):
+    judge, pairs = tmp_path / "judge", tmp_path / "pairs.jsonl"
+    judge.mkdir()
+    (judge / "config.json").write_text("{}")
+    pairs.write_text("a")
+    settings = EvaluationConfig(judge=str(judge), pairs=str(pairs), twin="somebody/twin")
+    first = sources.resolve(SAMPLING, settings)
+    assert first["twin"] == "somebody/twin"
+    (judge / "config.json").write_text("{ }")
+    second = sources.resolve(SAMPLING, settings)
+    assert first["judge"] != second["judge"]
+    assert first["pairs"] == second["pairs"]
+    with pytest.raises(UserError, match="no such file or folder"):
+        sources.resolve(SAMPLING, EvaluationConfig(pairs=str(tmp_path / "nothing")))
+
+
+def test_a_frontier_without_a_judge_is_refused():
+    with pytest.raises(ValueError, match="needs a judge"):
+        EvaluationConfig(frontier="quick")
