@@ -48,7 +48,7 @@ def curve(
     """l(r): what a masked token costs at each mask rate, one mask of exactly that share for each row and rate."""
     rates = (np.arange(RATES) + 0.5) / RATES
     seq_len = rows.tokens.shape[1]
-    count = np.maximum(1, np.rint(rates * seq_len)).astype(int)
+    count = np.ceil(rates * seq_len).astype(int)
 
     def score(numbers: np.ndarray) -> np.ndarray:
         x_0 = sweep.tensor(rows.tokens[numbers])

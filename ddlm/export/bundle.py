@@ -72,6 +72,7 @@ def finish(
     seq_len: int,
     opset: int,
     sampling: SamplingConfig,
+    is_autoregressive: bool,
     parity: Mapping[str, Any],
 ) -> None:
     """Put everything else beside `model.onnx`; the manifest, last, makes it a bundle. Holds no times and no hosts."""
@@ -90,6 +91,7 @@ def finish(
         "stop_ids": tokenizer.stop_ids,
         "forbidden": tokenizer.unwritable_ids,
         "sampling": sampling.model_dump(mode="json"),
+        "is_autoregressive": is_autoregressive,
         "parity": dict(parity),
         "files": {path.name: describe(path) for path in sorted(folder.iterdir())},
     }

@@ -57,7 +57,7 @@ def export_bundle(
         parity = _export_graph(pipeline, folder / MODEL, export, rows, seed)
         bundle.finish(
             folder, pipeline.tokenizer, seq_len=pipeline.seq_len, opset=export.opset,
-            sampling=pipeline.suited(sampling), parity=parity,
+            sampling=pipeline.suited(sampling), is_autoregressive=pipeline.is_autoregressive, parity=parity,
         )  # fmt: skip
         if output.exists():
             output.rename(Path(scratch) / "old")

@@ -245,6 +245,7 @@ class DiffusionPipeline:
         return Score(
             nll_nats=nats / count, nll_nats_stderr=spread / count,
             bits_per_byte=nats / math.log(2) / len(text.encode()), tokens=count,
+            bound="exact" if self.is_autoregressive else "upper",
         )  # fmt: skip
 
     def _prompted(self, prompts: Sequence[str], length: int | None) -> list[Draft]:

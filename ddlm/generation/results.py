@@ -33,7 +33,10 @@ class Generation:
 
 @dataclass(frozen=True)
 class Score:
-    """An upper bound on a text's negative log-likelihood, its end included. stderr: Monte-Carlo, of nll_nats."""
+    """A text's negative log-likelihood, its end included, or an upper bound on it: `bound` says which.
+
+    stderr: Monte-Carlo, of nll_nats; 0 for what is exact.
+    """
 
     nll_nats: float
     nll_nats_stderr: float

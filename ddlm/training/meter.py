@@ -37,15 +37,19 @@ class Meter:
         if not total["steps"]:
             return {}
         nll_nats = total["bound_nats"] / total["text_tokens"]
-        nats, count = sums[len(SUMS) : -BUCKETS], sums[-BUCKETS:]
-        return {
+        metrics = {
             "train/nll_nats": nll_nats,
             "train/bits_per_byte": nll_nats * tokens_per_byte / math.log(2),
             f"train/{objective}": total["objective"] / total["steps"],
             "train/accuracy": total["hits"] / total["masked"],
-            "train/mask_rate": total["masked"] / total["positions"],
             "train/random_truncation_applied": total["truncated"] / total["steps"],
-        } | {f"train/nats_at_mask_rate/{(i + 1) / BUCKETS:.1f}": nats[i] / count[i] for i in range(BUCKETS) if count[i]}
+        }
+        if total["masked"] == total["positions"]:  # the twin predicts all of them and masks none
+            return metrics
+        nats, count = sums[len(SUMS) : -BUCKETS], sums[-BUCKETS:]
+        by_rate = {f"{(i + 1) / BUCKETS:.1f}": nats[i] / count[i] for i in range(BUCKETS) if count[i]}
+        metrics |= {f"train/nats_at_mask_rate/{rate}": value for rate, value in by_rate.items()}
+        return metrics | {"train/mask_rate": total["masked"] / total["positions"]}
 
 
 def of_step(noise: Noise, ranks: Ranks, device: torch.device) -> Float[Tensor, " sums"]:

@@ -36,7 +36,7 @@ class Bundle:
     """The folder, loaded.
 
     prefix: ids before the prompt that are not shown: the tags of a chat. stop_ids: each ends a text. forbidden: ids
-    that no text may contain.
+    that no text may contain. is_autoregressive: whether the network sees only what stands before a position.
     """
 
     network: Network
@@ -49,6 +49,7 @@ class Bundle:
     stop_ids: tuple[int, ...]
     forbidden: tuple[int, ...]
     sampling: Sampling
+    is_autoregressive: bool
 
 
 def load_bundle(folder: Path, threads: int | None = None) -> Bundle:
@@ -64,6 +65,7 @@ def load_bundle(folder: Path, threads: int | None = None) -> Bundle:
     return Bundle(
         network, encode, decode, manifest["seq_len"], manifest["end_id"], manifest["mask_id"],
         tuple(manifest["prefix"]), tuple(manifest["stop_ids"]), tuple(manifest["forbidden"]), sampling,
+        manifest.get("is_autoregressive", False),
     )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asked = command_line().parse_args(arguments)
         bundle = load_bundle(Path(__file__).resolve().parent, asked.threads)
+        require_order(asked.unmasking, bundle)
         sampling = sampling_from(asked, bundle.sampling)
         made = generate(bundle, asked, sampling)
     except InputError as error:
@@ -134,6 +135,13 @@ def share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"got {text}, wanted more than 0 and at most 1")
     return value
+
+
+def require_order(unmasking: str | None, bundle: Bundle) -> None:
+    """Raises: InputError for a policy where the network can only write from left to right."""
+    own = bundle.sampling.unmasking
+    if bundle.is_autoregressive and unmasking not in (None, own):
+        raise InputError(f"unmasking {unmasking}: this model writes {own} only; leave it out")
 
 
 def sampling_from(asked: argparse.Namespace, defaults: Sampling) -> Sampling:

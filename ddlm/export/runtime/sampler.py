@@ -56,6 +56,8 @@ class Canvas:
         self.ids, self.draw, self.step = start, draw, 0
         self.is_free = start == draw.mask_id
         self.rewrites = draw.sampling.unmasking in REWRITING
+        is_found = draw.sampling.ends != "drawn" and draw.end_id not in draw.forbidden
+        self.may_be_over = is_found and not self.rewrites
 
     def enter(self, window: slice) -> None:
         self.inside = np.zeros_like(self.is_free)
@@ -72,6 +74,8 @@ class Canvas:
             self._end_text(view)
             view = self._view(view.look)
         self.ids = written(view, POLICIES[self.draw.sampling.unmasking](view))
+        if self.may_be_over:
+            self._close_text()
         self.step += 1
         self.taken += 1
         return self.ids
@@ -91,6 +95,14 @@ class Canvas:
             count=to_open(int(is_masked.sum()), self.steps, self.taken, draw.sampling.grid),
             written=1 - remaining / max(1, total),
         )  # fmt: skip
+
+    def _close_text(self) -> None:
+        """Behind an end token before the first mask the text is over: end tokens fill the row, unasked for."""
+        is_masked = self._is_masked(self.is_free)
+        is_end = (self.ids == self.draw.end_id) & self.is_free & (np.cumsum(is_masked) == 0)
+        if is_end.any():
+            self.ids = np.where(is_masked, self.draw.end_id, self.ids)
+            self.is_free = self.is_free & ~is_masked
 
     def _end_text(self, view: View) -> None:
         """Draw where the text ends, put end tokens from there on, and allow no others in the window."""

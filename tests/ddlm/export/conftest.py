@@ -57,17 +57,26 @@ def trained(stories: list[str], config: TokenizerConfig) -> Tokenizer:
     return Tokenizer(backend)
 
 
-def opinionated(tokenizer: Tokenizer, seq_len: int = SEQ_LEN, end_weight: float = 1.5) -> DiffusionPipeline:
+@pytest.fixture(scope="session")
+def twin_pipeline(tokenizer: Tokenizer) -> DiffusionPipeline:
+    return opinionated(tokenizer, kind="autoregressive")
+
+
+def opinionated(
+    tokenizer: Tokenizer, seq_len: int = SEQ_LEN, end_weight: float = 1.5, kind: str = "masked"
+) -> DiffusionPipeline:
     """Every layer acts, and a token that ends a text is now and then the best one."""
     torch.manual_seed(0)
-    config = ModelConfig(d_model=32, num_layers=2, num_heads=2)
-    model = Denoiser(config, vocab_size=tokenizer.vocab_size, seq_len=seq_len).eval()
+    is_twin = kind == "autoregressive"
+    config = ModelConfig(d_model=32, num_layers=2, num_heads=2, attention="causal" if is_twin else "bidirectional")
+    sizes = {"vocab_size": tokenizer.vocab_size, "seq_len": seq_len, "end_id": tokenizer.end_id}
+    model = Denoiser(config, **sizes, is_autoregressive=is_twin).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.normal_(std=1.5 * weight.shape[1] ** -0.5)
         model.output.weight[list(tokenizer.stop_ids)] *= end_weight
-    return DiffusionPipeline(model, tokenizer, ModelFolder.of(model, end_id=tokenizer.end_id, objective={}))
+    return DiffusionPipeline(model, tokenizer, ModelFolder.of(model, end_id=tokenizer.end_id, objective={"kind": kind}))
 
 
 @pytest.fixture(scope="session")
@@ -86,4 +95,11 @@ def bundle(pipeline: DiffusionPipeline, rows, tmp_path_factory: pytest.TempPathF
 def chat_bundle(chat_pipeline: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat") / "bundle"
     export_bundle(chat_pipeline, folder, sampling=SamplingConfig(), export=ExportConfig(), rows=None, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def twin_bundle(twin_pipeline: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("twin") / "bundle"
+    export_bundle(twin_pipeline, folder, sampling=SamplingConfig(), export=ExportConfig(), rows=None, seed=0)
     return folder

@@ -97,6 +97,18 @@ def test_the_bundle_writes_the_librarys_text(request, device, tmp_path, folder, 
     assert len(lengths) >= 3  # some texts end by themselves, some fill the canvas
 
 
+def test_the_bundle_of_a_twin_writes_its_text_from_left_to_right_and_in_no_other_order(
+    device, tmp_path, twin_bundle, twin_pipeline
+):
+    command = (twin_bundle / "generate.py", "One day", "--seed=3", "--samples=4", "--threads=1")
+    made = json.loads(python(device, tmp_path, *command, "--json").stdout)
+    library = twin_pipeline.generate("One day", num_samples=4, seed=3)
+    assert [sample["tokens"] for sample in made["samples"]] == [list(sample.tokens) for sample in library.samples]
+    refused = python(device, tmp_path, *command, "--unmasking=confidence")
+    assert refused.returncode == 2
+    assert "unmasking confidence: this model writes left_to_right only; leave it out" in refused.stderr
+
+
 def same_samples(pipeline, bundle, case, made):
     """For each sample whether it is the library's. One that is not was a choice that hung on the logits' rounding."""
     prompt, seed, settings = case
