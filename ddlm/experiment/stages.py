@@ -149,10 +149,11 @@ class Session:
     def finish(self, done: Mapping[str, Artifact]) -> Summary:
         """Put `outputs/<name>/` together, and close the tracked run with its scores and files, if one was opened."""
         summary = summarise(self.experiment, done, self.built)
-        names = ("report.html", "samples.jsonl", "denoising.gif", "curve.png", "bundle", "experiment.toml")
-        uploads = [(summary.folder / name, "") for name in names if (summary.folder / name).exists()]
+        names = ("report.html", "scores.json", "samples.jsonl", "denoising.gif", "bundle", "experiment.toml")
+        shown = [summary.folder / name for name in names] + sorted(summary.folder.glob("*.png"))
+        uploads = [(path, "") for path in shown if path.exists()]
         digests = {f"ddlm.digest.{stage}": artifact.digest for stage, artifact in done.items()}
-        self.tracker.finish(summary.scores, uploads, digests)
+        self.tracker.finish(summary.scores, uploads, digests | summary.tags)
         return summary
 
     def _build(self, name: str, workspace: Workspace) -> None:

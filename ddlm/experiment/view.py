@@ -20,12 +20,16 @@ USED = "artifacts.json"
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended. scores: flat, by dotted name. headlines: the first of them, as people read them. stages: built
-    or cached, by name."""
+    """How a run ended.
+
+    scores: flat, by dotted name. tags: what they were measured on. headlines: the first of them, as people read them.
+    stages: built or cached, by name.
+    """
 
     name: str
     folder: Path
     scores: dict[str, float]
+    tags: dict[str, str]
     headlines: list[tuple[str, str]]
     best_sample: str
     stages: dict[str, str]
@@ -147,7 +151,8 @@ def summarise(experiment: Experiment, done: Mapping[str, Artifact], built: list[
     decision = json.loads((folder / "publication.json").read_text()).get("reason", "") if "publish" in done else ""
     stages = {stage: "built" if stage in built else "cached" for stage in done}
     best, shown = best_sample(scores.get("samples", [])), headlines(scores) if scores else []
-    return Summary(experiment.name, folder, flat(scores), shown, best, stages, decision)
+    tags = {"data_digest": scores["data_digest"]} if scores else {}
+    return Summary(experiment.name, folder, flat(scores), tags, shown, best, stages, decision)
 
 
 def best_sample(samples: list[dict[str, Any]]) -> str:

@@ -33,7 +33,10 @@ def {name}(workspace, *, seed, **sections):
     enter(workspace, "{name}")
 """
 PRODUCTS = {
-    "evaluate": ("scores.json", json.dumps({"bits_per_byte": 1.5, "samples": []})),
+    "evaluate": (
+        "scores.json",
+        json.dumps({"bits_per_byte": 1.5, "bound": "upper", "data_digest": "d", "samples": []}),
+    ),
     "render": ("denoising.gif", "GIF89a"),
     "publish": ("publication.json", json.dumps({"reason": "the first model"})),
 }
