@@ -90,6 +90,12 @@ def evaluate(
     require_stories(stories, evaluation)
     chosen = sweep or Sweep(evaluation.batch_size, pipeline.device)
     subject = Subject.of(pipeline, scored, layout, evaluation, seed, chosen)
+    longer = int((np.bincount(subject.story) > 1).sum())
+    if longer and chosen.is_first:
+        logger.info(
+            "evaluate: %d of %d stories are longer than a row of %d tokens and go on in further ones",
+            longer, len(scored), pipeline.seq_len,
+        )  # fmt: skip
     own = subject.likelihood()
     found = {
         **likelihood_scores(own, pipeline.is_autoregressive),
@@ -112,6 +118,7 @@ def evaluate(
         "data": {
             "stories": len(scored),
             "rows": len(subject.rows),
+            "longer_stories": longer,
             "text_tokens": int(np.sum(subject.rows.text_tokens)),
             "text_bytes": int(np.sum(subject.rows.text_bytes)),
         },

@@ -141,6 +141,7 @@ def test_the_bound_is_the_sum_over_rows_and_covers_the_first_stories_whole(input
     assert scores["data"] == {
         "stories": 10,
         "rows": len(table),
+        "longer_stories": (np.bincount(table.story) > 1).sum(),
         "text_tokens": table.text_tokens.sum(),
         "text_bytes": table.text_bytes.sum(),
     }
