@@ -36,9 +36,11 @@ FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY
 
 
 def resolve_uri(uri: str | None) -> str:
-    """The store's address; `mlflow.db` in the home folder by default. Raises: UserError for a folder of files."""
-    if uri is None:
-        return f"sqlite:///{home() / 'mlflow.db'}"
+    """The store's address: what is given, else MLflow's own MLFLOW_TRACKING_URI, else `mlflow.db` in the home folder.
+
+    Raises: UserError for a folder of files.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
     if "://" not in uri or uri.startswith("file:"):
         raise UserError(
             f"tracking.uri {uri!r}: MLflow keeps no runs in folders; "

@@ -1,0 +1,186 @@
+"""The whole control plane on this machine: a Prefect server, an MLflow server and a worker, on loopback alone.
+
+    python infra/local.py start      # what is running already stays; prints the addresses
+    python infra/local.py status
+    python infra/local.py stop       # stops what `start` started, by process id, and nothing else
+
+State lies under DDLM_HOME (outputs/): the servers' databases, and in `control/` a log and a record of each process.
+Ports: PREFECT_PORT (4200) and MLFLOW_PORT (5000).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+STARTUP_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 60.0
+"""A worker hands a running training its signal, and that saves before it ends."""
+BIN = Path(sys.executable).parent
+HOME = Path(os.environ.get("DDLM_HOME", "outputs")).absolute()
+PREFECT = f"http://127.0.0.1:{os.environ.get('PREFECT_PORT', '4200')}"
+MLFLOW = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', '5000')}"
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nobody here asks for anything
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process of the control plane. health: the page that answers once it is up; None: up when it is there."""
+
+    name: str
+    command: tuple[str, ...]
+    health: str | None = None
+
+    @property
+    def record(self) -> Path:
+        return HOME / "control" / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        return HOME / "control" / f"{self.name}.log"
+
+    def process(self) -> psutil.Process | None:
+        """The process that was started, if it still runs; another one that got its number is not it."""
+        try:
+            record = json.loads(self.record.read_text())
+            process = psutil.Process(record["pid"])
+            is_same = abs(process.create_time() - record["started"]) < 60 and process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, psutil.NoSuchProcess):
+            return None
+        return process if is_same else None
+
+    def start(self) -> None:
+        """Raises: SystemExit with one line when it does not come up."""
+        if self.process():
+            return
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        if self.health and answers(self.health):
+            sys.exit(f"{self.name}: something else answers at {self.health}; stop it, or choose another port")
+        with self.log.open("ab") as log:
+            process = psutil.Popen(
+                self.command,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.record.write_text(json.dumps({"pid": process.pid, "started": process.create_time()}))
+        wait(lambda: self.health is None or answers(self.health), process, self)
+
+    def stop(self) -> None:
+        """SIGTERM, and where that is not heard SIGKILL, to the process and what it started."""
+        process = self.process()
+        if process:
+            family = [process, *process.children(recursive=True)]
+            process.terminate()
+            psutil.wait_procs([process], STOP_TIMEOUT_S)
+            for left in psutil.wait_procs(family, 5)[1]:
+                left.kill()
+        self.record.unlink(missing_ok=True)
+
+
+def services() -> list[Service]:
+    """In the order in which they start."""
+    port = {name: url.rpartition(":")[2] for name, url in (("prefect", PREFECT), ("mlflow", MLFLOW))}
+    database, artifacts = f"sqlite:///{HOME / 'mlflow.db'}", (HOME / "mlartifacts").as_uri()
+    return [
+        Service(
+            "prefect",
+            (str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", port["prefect"]),
+            f"{PREFECT}/api/health",
+        ),
+        Service(
+            "mlflow",
+            (
+                str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", port["mlflow"], "--workers", "1",
+                "--backend-store-uri", database, "--artifacts-destination", artifacts,
+            ),
+            f"{MLFLOW}/health",
+        ),
+        Service(
+            "worker",
+            (
+                str(BIN / "prefect"), "worker", "start", "--pool", "cpu", "--type", "process", "--limit", "1",
+                "--work-queue", "training", "--work-queue", "scheduled",
+            ),
+        ),
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    own = {
+        "DDLM_HOME": str(HOME),
+        "PREFECT_HOME": str(HOME / "prefect"),
+        "PREFECT_API_URL": f"{PREFECT}/api",
+        "MLFLOW_TRACKING_URI": MLFLOW,
+    }
+    return {**os.environ, **QUIET, **own}
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=3).is_success
+    except httpx.TransportError:
+        return False
+
+
+def wait(is_up: Callable[[], bool], process: psutil.Popen, service: Service) -> None:
+    deadline = time.monotonic() + STARTUP_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_up():
+            return
+        time.sleep(0.2)
+    service.stop()
+    sys.exit(f"{service.name}: did not come up (exit code {process.poll()}); its last words are in {service.log}")
+
+
+def deploy() -> None:
+    """Pools, queues and deployments; given again, it changes what changed."""
+    done = subprocess.run(["make", "deploy"], env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"deploy: failed, and said:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def start() -> None:
+    prefect, mlflow, worker = services()
+    prefect.start()
+    mlflow.start()
+    deploy()
+    worker.start()
+    status()
+
+
+def status() -> None:
+    addresses = {"prefect": PREFECT, "mlflow": MLFLOW, "worker": "pool cpu, queues training and scheduled"}
+    for service in services():
+        state = addresses[service.name] if service.process() else "not running"
+        sys.stdout.write(f"{service.name:8} {state:44} log: {service.log}\n")
+    sys.stdout.write(f"\nexport PREFECT_API_URL={PREFECT}/api MLFLOW_TRACKING_URI={MLFLOW}\n")
+
+
+def stop() -> None:
+    for service in reversed(services()):
+        service.stop()
+    status()
+
+
+ACTIONS = {"start": start, "status": status, "stop": stop}
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in ACTIONS:
+        sys.exit(f"wanted one of {', '.join(ACTIONS)}")
+    ACTIONS[sys.argv[1]]()
