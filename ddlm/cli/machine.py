@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ddlm.artifacts import ArtifactStore, size_bytes
-from ddlm.config import UserError, home
+from ddlm.artifacts import open_store, size_bytes
+from ddlm.config import UserError
 from ddlm.experiment import Experiment, load_experiment
 
 bench = typer.Typer(no_args_is_help=True, help="Measure speed: tokenize, load, train, sample.")
@@ -91,13 +91,17 @@ def bench_sample(
 
 @artifacts.command("list")
 def list_artifacts() -> None:
-    """Every whole artifact: stage, key, size, whether an experiment uses it."""
+    """Every whole artifact: stage, key, size; whether an experiment here uses it, or only the shared store has it."""
     from ddlm.experiment.view import in_use
 
-    used = in_use()
-    for artifact in ArtifactStore(home() / "artifacts"):
+    store, used = open_store(), in_use()
+    for artifact in store:
         mark = "used" if artifact.path.resolve() in used else ""
         typer.echo(f"{artifact.stage:10} {artifact.key} {size_bytes(artifact.path) / 1e6:10.2f} MB {mark}")
+    if store.remote:
+        for (stage, key), size in store.remote.artifacts().items():
+            if not (store.root / stage / key).exists():
+                typer.echo(f"{stage:10} {key} {size / 1e6:10.2f} MB in {store.remote.url}")
 
 
 @artifacts.command("gc")
@@ -105,11 +109,13 @@ def collect_artifacts(
     keep_days: Annotated[float | None, typer.Option(min=0, help="Keep what is younger.")] = None,
     max_bytes: Annotated[int | None, typer.Option(min=0, help="Shrink the store to this.")] = None,
 ) -> None:
-    """Remove artifacts that no experiment's folder uses."""
+    """Remove artifacts that no experiment's folder here uses. A shared store is left as it is: others use it too."""
     from ddlm.experiment.view import in_use
 
-    removed = ArtifactStore(home() / "artifacts").collect(in_use(), keep_days=keep_days, max_bytes=max_bytes)
-    typer.echo("\n".join([*map(str, removed), f"removed {len(removed)}"]))
+    store = open_store()
+    removed = store.collect(in_use(), keep_days=keep_days, max_bytes=max_bytes)
+    left = f"; {store.remote.url} was left as it is, since other machines use it" if store.remote else ""
+    typer.echo("\n".join([*map(str, removed), f"removed {len(removed)}{left}"]))
 
 
 def doctor(json_: JsonOption = False) -> None:

@@ -98,17 +98,19 @@ def _chain_rules(subject: Subject, common: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gap_scores(subject: Subject, own: Likelihood, twin: DiffusionPipeline | None) -> dict[str, Any]:
-    """The twin on the same stories, by its own tokens, and the difference in bits per byte, paired over stories."""
+    """The twin on the same stories, by its own tokens, and the difference in bits per byte.
+
+    Its interval is paired over stories, over rows where both are packed alike; rows that are cut differently have no
+    pairs, and no interval.
+    """
     if twin is None:
         return {}
     other = Subject.of(twin, subject.stories, twin.config.layout, subject.evaluation, subject.seed, subject.sweep)
     value = other.likelihood()
+    scores = likelihood_scores(value, twin.is_autoregressive)
+    scores["gap_bits_per_byte"] = own.bits_per_byte - value.bits_per_byte
     nats = [np.bincount(side.story, rows) for side, rows in ((subject, own.row_nats), (other, value.row_nats))]
-    size = np.array([len(story.encode()) for story in subject.stories])
-    return {
-        "twin": likelihood_scores(value, twin.is_autoregressive)
-        | {
-            "gap_bits_per_byte": own.bits_per_byte - value.bits_per_byte,
-            "gap_interval": bootstrap_interval((nats[0] - nats[1]) / np.log(2), size, seed=subject.seed),
-        }
-    }
+    size, other_size = (np.bincount(side.story, side.rows.text_bytes) for side in (subject, other))
+    if np.array_equal(size, other_size):
+        scores["gap_interval"] = bootstrap_interval((nats[0] - nats[1]) / np.log(2), size, seed=subject.seed)
+    return {"twin": scores}

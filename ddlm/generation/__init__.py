@@ -298,7 +298,8 @@ class DiffusionPipeline:
 
     def _gains(self, texts: int, sampling: SamplingConfig) -> bool:
         """Whether compiling takes less than it spares. A forward pass is a third of a training step."""
-        flops = self.writer.train_flops_per_token() / 3 * texts * sampling.num_sampling_steps * self.seq_len
+        runs = 2 if self.is_autoregressive else sampling.num_sampling_steps  # of each position
+        flops = self.writer.train_flops_per_token() / 3 * texts * runs * self.seq_len
         return self.precision == "bfloat16" and flops >= COMPILE_FLOPS.get(self.device.type, math.inf)
 
     def _at_on_mps(self, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -28,11 +28,14 @@ class Registry:
 
     def find(self, tags: Mapping[str, str]) -> Version | None:
         """The newest version that has all of these tags."""
+        return next((each for each in reversed(self.versions()) if tags.items() <= each.tags.items()), None)
+
+    def versions(self) -> list[Version]:
+        """All of them, the oldest first."""
         with self._runs.reaching():
             found = self._client.search_model_versions(f"name = '{self._model}'")
         versions = [Version(str(each.version), each.run_id, each.tags) for each in found]
-        same = [version for version in versions if tags.items() <= version.tags.items()]
-        return max(same, key=lambda version: int(version.number), default=None)
+        return sorted(versions, key=lambda version: int(version.number))
 
     def add(self, run_id: str, tags: Mapping[str, str]) -> Version:
         """Make the model that lies in the run's files the next version."""
@@ -62,6 +65,15 @@ class Registry:
             return None
         return Version(str(found.version), found.run_id, found.tags)
 
+    def numbered(self, number: str) -> Version | None:
+        """The version of this number."""
+        try:
+            with self._runs.reaching():
+                found = self._client.get_model_version(self._model, number)
+        except Refused:
+            return None
+        return Version(str(found.version), found.run_id, found.tags)
+
     def point(self, alias: str, version: Version) -> None:
         with self._runs.reaching():
             self._client.set_registered_model_alias(self._model, alias, version.number)
@@ -73,3 +85,11 @@ class Registry:
             if path not in {item.path for item in self._client.list_artifacts(version.run_id, folder)}:
                 return None
             return Path(self._client.download_artifacts(version.run_id, path, str(into)))
+
+    def download_model(self, version: Version, into: Path) -> Path | None:
+        """Fetch the model folder that a version was made from; None when it is gone."""
+        with self._runs.reaching():
+            found = [item.path for item in self._client.list_artifacts(version.run_id, f"{MODEL_FOLDER}/artifacts")]
+            if not found:
+                return None
+            return Path(self._client.download_artifacts(version.run_id, found[0], str(into)))

@@ -123,3 +123,23 @@ def test_a_share_of_the_steps_is_cut_to_a_length_of_any_size() -> None:
     assert noise.count.max() <= noise.length
     assert not draw().truncated
     assert {random_length(0.0, seed=0, step=step, seq_len=10) for step in range(1000)} == {10}
+
+
+@pytest.mark.parametrize("rows", [None, slice(3, 9), slice(1, None, 4)])
+def test_the_twin_predicts_every_position_of_every_row(rows: slice | None) -> None:
+    noise = draw(ObjectiveConfig(kind="autoregressive"), rows=rows)
+    assert noise.is_masked.shape == (len(range(24)[rows or slice(None)]), 16)
+    assert noise.is_masked.all()
+    assert noise.count.tolist() == [16] * 24
+    assert not noise.truncated
+
+
+def test_the_twin_s_batches_are_cut_to_the_lengths_that_a_masked_model_s_are() -> None:
+    masked, twin = (
+        [draw(ObjectiveConfig(kind=kind, truncation_share=0.5), step=step) for step in range(30)]
+        for kind in ("masked", "autoregressive")
+    )
+    assert [noise.length for noise in twin] == [noise.length for noise in masked]
+    assert {noise.truncated for noise in twin} == {False, True}
+    assert all(noise.is_masked.shape == (24, noise.length) and noise.is_masked.all() for noise in twin)
+    assert all(set(noise.count.tolist()) == {noise.length} for noise in twin)

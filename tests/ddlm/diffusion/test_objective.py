@@ -3,10 +3,12 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +20,7 @@ from ddlm.diffusion.objective import (
     bound_weights,
     linear_cross_entropy,
     token_weights,
+    weighting_of,
 )
 
 LENGTH = 3
@@ -191,6 +194,36 @@ def test_a_floor_under_the_bell_is_the_bound_s_density_in_its_share() -> None:
     bell, even = emphasis(objective(), 100), uniform(objective(), 100)
     torch.testing.assert_close(emphasis(ObjectiveConfig(bell_floor=0.25), 100), 0.75 * bell + 0.25 * even)
     assert emphasis(ObjectiveConfig(bell_floor=1.0), 100).equal(even)
+
+
+def test_the_twin_weighs_every_position_alike_and_its_sum_is_the_likelihood_itself() -> None:
+    twin = ObjectiveConfig(kind="autoregressive")
+    count = draw_noise(twin, seed=0, step=0, batch_size=6, seq_len=8).count
+    weights = token_weights(twin, count, 8)
+    assert len(weights.unique()) == 1
+    assert float((weights * count).sum()) == pytest.approx(1)
+    assert bound_weights(twin, count, 8).tolist() == [1.0] * 6
+    assert weighting_of(twin).metric == "autoregressive_nats"
+    assert weighting_of(ObjectiveConfig()).metric == "bell_nats"
+    assert not weighting_of(twin).is_bound
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"schedule": "cosine"},
+        {"weighting": "bound"},
+        {"complementary": True},
+        {"bell_floor": 0.1},
+        {"schedule": "polynomial", "schedule_power": 3.0},
+    ],
+)
+def test_what_has_no_effect_on_the_twin_is_refused(given: dict[str, Any]) -> None:
+    ObjectiveConfig(**given)
+    name = next(iter(given))
+    with pytest.raises(ValidationError, match=f"{name} .* has no effect with kind autoregressive; leave it out"):
+        ObjectiveConfig(kind="autoregressive", **given)
+    assert ObjectiveConfig(kind="autoregressive", truncation_share=0.5).truncation_share == 0.5
 
 
 def case(n: int = 50, v: int = 37, d: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddlm.diffusion.sampler import Step, denoise, sample, to_open
+from ddlm.diffusion.sampler import Canvas, Step, denoise, sample, to_open
 from ddlm.diffusion.tokens import Draw
 from ddlm.diffusion.unmasking import POLICIES, REWRITING
 from ddlm.diffusion.view import Denoiser, everywhere
 
 END, MASK = 0, 9
+NO_END = -1
+"""No token ends a text."""
 KEEPING = sorted(set(POLICIES) - REWRITING)
 
 
@@ -29,7 +31,7 @@ def test_an_exact_denoiser_gives_the_data(
     denoiser, joint = pairs
     count, steps = (2000, 30) if unmasking in REWRITING else (4000, 2)
     settings: dict[str, object] = {"entropy_bound": 0.0} if unmasking == "entropy_bound" else {}
-    draw = draw_of(count, unmasking=unmasking, num_sampling_steps=steps, **settings)
+    draw = draw_of(count, end_id=NO_END, unmasking=unmasking, num_sampling_steps=steps, **settings)
     ids, calls = sample(denoiser, torch.full((count, 2), 3), 3, draw)
     assert calls <= steps
     seen = torch.zeros(3, 3)
@@ -214,9 +216,9 @@ def test_a_step_that_opens_nothing_does_not_run_the_network(noise: Denoiser, dra
 def test_at_the_grid_s_pace_nothing_is_asked_back_from_the_device(
     unmasking: str, noise: Denoiser, draw_of: Callable[..., Draw], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = denoise(noise, start(), MASK, draw_of(4, unmasking=unmasking, num_sampling_steps=3))
+    steps = denoise(noise, start(), MASK, draw_of(4, unmasking=unmasking, num_sampling_steps=3, ends="drawn"))
     next(steps)  # the masks are counted once
-    next(steps)
+    next(steps)  # and so is what is left before the drawn ends
 
     def refuse(*args: object) -> None:
         raise AssertionError("the host waits for the device")
@@ -224,3 +226,119 @@ def test_at_the_grid_s_pace_nothing_is_asked_back_from_the_device(
     for name in ("tolist", "item", "__bool__", "__int__", "__float__", "nonzero"):
         monkeypatch.setattr(Tensor, name, refuse)
     assert next(steps).step == 2
+
+
+def ending(ids: Tensor) -> Tensor:
+    """Nine tokens; the end is likely, and what else is depends on the token before."""
+    weights = torch.randn(10, 9, generator=torch.Generator().manual_seed(3))
+    return weights[ids] + weights[ids.roll(1, 1)] + 2.0 * (torch.arange(9) == END)
+
+
+@pytest.fixture
+def without_closing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on a text that is over is written to the last position."""
+
+    def closes_nothing(self: Canvas, rows: list[int]) -> Tensor:
+        return torch.zeros(len(rows), self.ids.shape[1], dtype=torch.bool)
+
+    return lambda: monkeypatch.setattr(Canvas, "_close_texts", closes_nothing)
+
+
+@pytest.mark.parametrize("unmasking", KEEPING)
+@pytest.mark.parametrize("settings", [{}, {"block_size": 4}, {"ends": "last"}])
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_text_that_is_over_takes_no_more_steps_and_stays_as_it_is(
+    unmasking: str,
+    settings: dict[str, object],
+    stays: bool,
+    draw_of: Callable[..., Draw],
+    without_closing: Callable[[], None],
+) -> None:
+    """With `stays` rows that are done stay in the batch, as they do where keys are reused."""
+    draw, network = draw_of(24, unmasking=unmasking, num_sampling_steps=12, **settings), everywhere(ending)
+    asked = 0
+
+    def counted(ids: Tensor, wanted: Tensor) -> Tensor:
+        nonlocal asked
+        asked += int(wanted.sum())
+        return network(ids, wanted)
+
+    def written() -> tuple[list[list[int]], int]:
+        nonlocal asked
+        asked, of_block = 0, (lambda before, block: counted) if stays else None
+        *_, last = denoise(counted, start(24, prompt=0), MASK, draw, denoiser_of=of_block)
+        assert (last.ids != MASK).all()
+        return last.ids.tolist(), asked
+
+    def text(row: list[int]) -> list[int]:
+        return row[: row.index(END)] if END in row else row
+
+    closed, fewer = written()
+    without_closing()
+    plain, all_of_them = written()
+    assert list(map(text, closed)) == list(map(text, plain))
+    assert fewer < all_of_them
+    if unmasking == "left_to_right":
+        assert all(set(row[len(text(row)) :]) <= {END} for row in closed)
+        assert fewer == sum(min(len(text(row)) + 1, 12) for row in closed)
+
+
+def test_a_finished_text_leaves_the_batch_and_its_neighbours_go_on(draw_of: Callable[..., Draw]) -> None:
+    rows: list[int] = []
+
+    def network(ids: Tensor) -> Tensor:
+        """Row 0 ends at position 2; the other never does."""
+        rows.append(len(ids))
+        ends_here = (ids[:, :1] == 1) & (torch.arange(6) == 2)
+        return 50.0 * torch.where(ends_here[..., None], torch.arange(3) == END, torch.arange(3) == 2)
+
+    ids = torch.tensor([[1, 3, 3, 3, 3, 3], [2, 3, 3, 3, 3, 3]])
+    draw = draw_of(2, unmasking="left_to_right", num_sampling_steps=6)
+    made, calls = sample(everywhere(network), ids, 3, draw)
+    assert made.tolist() == [[1, 2, END, END, END, END], [2, 2, 2, 2, 2, 2]]
+    assert rows == [2, 2, 1, 1, 1]
+    assert calls == 5
+
+
+def test_what_a_text_is_closed_with_counts_as_opened_with_no_confidence(draw_of: Callable[..., Draw]) -> None:
+    ids = torch.full((1, 5), 2)
+    seen: list[Step] = []
+    always_ending = everywhere(lambda ids: torch.tensor([50.0, 0.0]).expand(*ids.shape, 2))
+    sample(always_ending, ids, 2, draw_of(1, unmasking="left_to_right", num_sampling_steps=5), seen.append)
+    assert [step.opened.tolist() for step in seen] == [[[False] * 5], [[True] * 5]]
+    assert seen[-1].confidence.tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
+
+
+def test_an_end_token_that_was_given_or_that_has_masks_before_it_closes_nothing(draw_of: Callable[..., Draw]) -> None:
+    given = torch.tensor([[1, END, 3, 3, 3], [1, 3, 3, END, 3]])
+    never_ending = everywhere(lambda ids: 50.0 * torch.tensor([0.0, 1.0, 0.0]).expand(*ids.shape, 3))
+    made, _ = sample(never_ending, given, 3, draw_of(2, unmasking="left_to_right", num_sampling_steps=5))
+    assert made.tolist() == [[1, END, 1, 1, 1], [1, 1, 1, END, 1]]
+    token = torch.tensor([1, 1, 1, 1, END])
+    ending_last = everywhere(lambda ids: 50.0 * (torch.arange(3) == token[:, None]).float().expand(*ids.shape, 3))
+    made, _ = sample(ending_last, torch.full((9, 5), 3), 3, draw_of(9, unmasking="random", num_sampling_steps=5))
+    assert made.tolist() == [token.tolist()] * 9
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *[{"unmasking": name} for name in sorted(REWRITING)],
+        {"forbidden": (END,)},
+        {"forbidden": (END,), "ends": "last"},
+        {"ends": "drawn"},
+    ],
+)
+def test_texts_are_not_closed_that_may_be_rewritten_can_t_end_or_have_drawn_ends(
+    settings: dict[str, object], draw_of: Callable[..., Draw], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = draw_of(4, num_sampling_steps=5, **settings)
+    assert not Canvas(start(), MASK, draw).may_be_over
+    assert Canvas(start(), MASK, draw_of(4)).may_be_over
+
+    def refuse(self: Canvas, rows: list[int]) -> Tensor:
+        raise AssertionError("closed")
+
+    monkeypatch.setattr(Canvas, "_close_texts", refuse)
+    ids, _ = sample(everywhere(ending), start(), MASK, draw)
+    assert (ids != MASK).all()

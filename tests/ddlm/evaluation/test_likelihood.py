@@ -1,4 +1,4 @@
-"""The bound against enumeration, closed forms and the leaks that it must not have."""
+"""The bound against enumeration, closed forms and the leaks that it must not have; the exact value of the twin."""
 
 import math
 from itertools import combinations, permutations, product
@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from ddlm.data.packing import Rows
+from ddlm.diffusion.bound import any_order_estimate, exact_k_masks, guess_masked
+from ddlm.diffusion.view import everywhere
 from ddlm.evaluation import likelihood
+from ddlm.evaluation.sweep import Sweep
+from ddlm.model import ModelConfig
+from ddlm.model.transformer import Denoiser
 
 
 def rows_of(tokens, text_tokens=None, text_bytes=None):
@@ -52,39 +57,63 @@ class Exact:
         return torch.stack([values.double().log() for values in filled])
 
 
-def expectation(denoiser, row, mask_id):
-    """The estimator's mean over every k and every mask of k positions."""
+def estimates(network, row, mask_id):
+    """For every k what the estimator says under every mask of k positions."""
     seq_len = len(row)
-    total = 0.0
     for k in range(1, seq_len + 1):
         masks = [[i in chosen for i in range(seq_len)] for chosen in combinations(range(seq_len), k)]
         is_masked = torch.tensor(masks)
-        guess = likelihood.guess_masked(denoiser, torch.tensor([row] * len(masks)), is_masked, mask_id)
-        total += float(likelihood.any_order_estimate(guess.nats, is_masked).mean()) / seq_len
-    return total
+        guess = guess_masked(everywhere(network), torch.tensor([row] * len(masks)), is_masked, mask_id)
+        yield any_order_estimate(guess.nats, is_masked)
 
 
-def order_nats(denoiser, row, mask_id):
+def expectation(network, row, mask_id):
+    """The estimator's mean: k is uniform, and so is the mask of k positions."""
+    return float(torch.stack([values.mean() for values in estimates(network, row, mask_id)]).mean())
+
+
+def variance(network, row, mask_id):
+    """Of one estimate."""
+    square = torch.stack([values.square().mean() for values in estimates(network, row, mask_id)]).mean()
+    return float(square) - expectation(network, row, mask_id) ** 2
+
+
+def order_nats(network, row, mask_id):
     """-log p(row) along each order of unmasking."""
     values = []
     for order in permutations(range(len(row))):
         canvas, nats = torch.full((1, len(row)), mask_id), 0.0
         for position in order:
-            log_probs = denoiser(canvas)[0, position].log_softmax(-1)
+            log_probs = network(canvas)[0, position].log_softmax(-1)
             nats -= float(log_probs[row[position]])
             canvas[0, position] = row[position]
         values.append(nats)
     return np.array(values)
 
 
+def bound(network, rows, **settings):
+    return likelihood.bound(everywhere(network), rows, **settings)
+
+
+def twin(vocab_size, seq_len):
+    """With arbitrary weights, none of which is zero."""
+    config = ModelConfig(d_model=16, num_layers=2, num_heads=2, attention="causal")
+    network = Denoiser(config, vocab_size=vocab_size, seq_len=seq_len, is_autoregressive=True).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return network
+
+
 def test_a_uniform_model_scores_log_v_at_every_position_of_the_row():
     rows = rows_of([[1, 2, 0, 0, 0, 0], [3, 3, 3, 1, 2, 0]], text_tokens=[3, 6], text_bytes=[10, 26])
-    bound = likelihood.bound(uniform(4), rows, mask_id=4, masks_per_row=6, seed=0)
-    assert bound.row_nats == pytest.approx([6 * math.log(4)] * 2)
-    assert bound.nll_nats == pytest.approx(12 * math.log(4) / 9)
-    assert bound.bits_per_byte == pytest.approx(12 * 2 / 36)
-    assert bound.nll_nats_stderr == pytest.approx(0, abs=1e-6)
-    assert bound.bound == "upper"
+    found = bound(uniform(4), rows, mask_id=4, masks_per_row=6, seed=0)
+    assert found.row_nats == pytest.approx([6 * math.log(4)] * 2)
+    assert found.nll_nats == pytest.approx(12 * math.log(4) / 9)
+    assert found.bits_per_byte == pytest.approx(12 * 2 / 36)
+    assert found.nll_nats_stderr == pytest.approx(0, abs=1e-6)
+    assert found.bound == "upper"
 
 
 def test_copying_what_is_visible_gains_nothing():
@@ -92,113 +121,73 @@ def test_copying_what_is_visible_gains_nothing():
         return 50 * torch.nn.functional.one_hot(ids, 5)[..., :4].float()
 
     rows = rows_of([[1, 2, 3, 3, 0], [0, 1, 0, 1, 2]])
-    bound = likelihood.bound(copying, rows, mask_id=4, masks_per_row=4, seed=0)
-    assert bound.row_nats == pytest.approx([5 * math.log(4)] * 2)
+    found = bound(copying, rows, mask_id=4, masks_per_row=4, seed=0)
+    assert found.row_nats == pytest.approx([5 * math.log(4)] * 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_estimator_expects_the_average_over_all_orders_and_lies_above_the_likelihood(seed):
-    denoiser = Table(3, 3, seed)
+    network = Table(3, 3, seed)
     for row in product(range(3), repeat=3):
-        nats = order_nats(denoiser, row, 3)
-        assert expectation(denoiser, row, 3) == pytest.approx(nats.mean())
-        assert expectation(denoiser, row, 3) >= -math.log(np.exp(-nats).mean()) - 1e-9
+        nats = order_nats(network, row, 3)
+        assert expectation(network, row, 3) == pytest.approx(nats.mean())
+        assert expectation(network, row, 3) >= -math.log(np.exp(-nats).mean()) - 1e-9
 
 
 def test_the_bound_of_an_exact_denoiser_is_the_entropy_of_the_data():
     joint = torch.rand(2, 2, 2, 2, generator=torch.Generator().manual_seed(1)).double()
     joint /= joint.sum()
-    denoiser = Exact(joint)
+    network = Exact(joint)
     rows = list(product(range(2), repeat=4))
-    bound = sum(float(joint[row]) * expectation(denoiser, row, 2) for row in rows)
-    assert bound == pytest.approx(-float((joint * joint.log()).sum()))
+    mean = sum(float(joint[row]) * expectation(network, row, 2) for row in rows)
+    assert mean == pytest.approx(-float((joint * joint.log()).sum()))
 
 
 def test_the_monte_carlo_bound_comes_to_its_expectation():
-    denoiser, rows = Table(3, 3), list(product(range(3), repeat=3))
-    bound = likelihood.bound(denoiser, rows_of(rows), mask_id=3, masks_per_row=600, seed=0)
-    expected = sum(expectation(denoiser, row, 3) for row in rows) / (3 * len(rows))
-    assert bound.nll_nats_stderr < 0.02
-    assert abs(bound.nll_nats - expected) < 4 * bound.nll_nats_stderr
+    network, rows = Table(3, 3), list(product(range(3), repeat=3))
+    found = bound(network, rows_of(rows), mask_id=3, masks_per_row=600, seed=0)
+    expected = sum(expectation(network, row, 3) for row in rows) / (3 * len(rows))
+    assert found.nll_nats_stderr < 0.02
+    assert abs(found.nll_nats - expected) < 4 * found.nll_nats_stderr
 
 
 def test_the_standard_error_is_the_spread_over_seeds():
-    denoiser, rows = Table(3, 4), rows_of(list(product(range(3), repeat=4)))
-    bounds = [likelihood.bound(denoiser, rows, mask_id=3, masks_per_row=4, seed=seed) for seed in range(40)]
-    spread = np.std([bound.nll_nats for bound in bounds], ddof=1)
-    assert np.mean([bound.nll_nats_stderr for bound in bounds]) == pytest.approx(spread, rel=0.2)
+    network, rows = Table(3, 4), rows_of(list(product(range(3), repeat=4)))
+    bounds = [bound(network, rows, mask_id=3, masks_per_row=4, seed=seed) for seed in range(40)]
+    spread = np.std([found.nll_nats for found in bounds], ddof=1)
+    assert np.mean([found.nll_nats_stderr for found in bounds]) == pytest.approx(spread, rel=0.2)
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_batch_size():
-    denoiser, rows = Table(3, 4), rows_of(list(product(range(3), repeat=4))[:13])
+    network, rows = Table(3, 4), rows_of(list(product(range(3), repeat=4))[:13])
     first, *others = [
-        likelihood.bound(denoiser, rows, mask_id=3, masks_per_row=4, seed=5, batch_size=size) for size in (1, 4, 64)
+        bound(network, rows, mask_id=3, masks_per_row=4, seed=5, sweep=Sweep(batch_size=size)) for size in (1, 4, 64)
     ]
     for other in others:
         assert np.array_equal(first.row_nats, other.row_nats)
         assert first.bits_per_byte_interval == other.bits_per_byte_interval
-        assert first.masked_accuracy == other.masked_accuracy
-    reseeded = likelihood.bound(denoiser, rows, mask_id=3, masks_per_row=4, seed=6)
+        assert first.accuracy == other.accuracy
+    reseeded = bound(network, rows, mask_id=3, masks_per_row=4, seed=6)
     assert not np.array_equal(first.row_nats, reseeded.row_nats)
 
 
 def test_mask_sizes_are_stratified_and_uniform_and_places_are_uniform():
     rng = np.random.default_rng(0)
-    masks = np.concatenate([likelihood.exact_k_masks(rng, 8, 8) for _ in range(400)])
+    masks = np.concatenate([exact_k_masks(rng, 8, 8) for _ in range(400)])
     assert sorted(masks[:8].sum(1)) == list(range(1, 9))
     assert masks.mean(0) == pytest.approx([(8 + 1) / 2 / 8] * 8, abs=0.03)
-    loose = np.concatenate([likelihood.exact_k_masks(rng, 1, 8) for _ in range(4000)])
+    loose = np.concatenate([exact_k_masks(rng, 1, 8) for _ in range(4000)])
     assert np.bincount(loose.sum(1))[1:] / 4000 == pytest.approx([1 / 8] * 8, abs=0.02)
 
 
-def test_masked_accuracy_does_not_count_the_tail():
+def test_accuracy_does_not_count_the_tail():
     rows = rows_of([[1, 2, 3, 0, 0, 0, 0, 0]] * 20, text_tokens=[4] * 20)
 
     def always_end(ids):
         return torch.tensor([1.0, 0, 0, 0]).expand(*ids.shape, 4)
 
-    bound = likelihood.bound(always_end, rows, mask_id=4, masks_per_row=32, seed=0)
-    assert bound.masked_accuracy == pytest.approx(1 / 4, abs=0.03)
-
-
-def test_s3s_protocol_leaves_the_tail_visible_and_masks_at_the_cosine_rate():
-    canvases = []
-
-    def watching(ids):
-        canvases.append(ids)
-        return torch.zeros(*ids.shape, 4)
-
-    rows = rows_of([[1, 2, 3, 1, 0, 0, 0]] * 600, text_tokens=[5] * 600)
-    score = likelihood.s3_protocol(watching, rows, mask_id=4, seed=0)
-    canvas = torch.cat(canvases)
-    assert (canvas[:, 5:] == 0).all()
-    assert (canvas[:, :5] == 4).double().mean() == pytest.approx(1 - 2 / math.pi, abs=0.03)
-    assert score.loss == pytest.approx(math.log(4))
-    assert score.accuracy == pytest.approx(1 / 5, abs=0.04)
-
-
-def test_s3s_loss_weighs_every_masked_token_alike():
-    rows = rows_of([[1, 2, 1, 2], [2, 2, 2, 0]], text_tokens=[4, 4])
-
-    def knows_one(ids):
-        return torch.tensor([0.0, 0, math.log(2)]).expand(*ids.shape, 3)
-
-    score = likelihood.s3_protocol(knows_one, rows, mask_id=3, seed=0)
-    nats = score.accuracy * math.log(2) + (1 - score.accuracy) * math.log(4)
-    assert score.loss == pytest.approx(nats)
-
-
-def test_s3s_protocol_is_the_same_for_a_seed_whatever_the_batch_size():
-    rows = rows_of([[1, 2, 0, 0], [1, 1, 2, 0], [2, 0, 0, 0]], text_tokens=[3, 4, 2])
-    scores = [likelihood.s3_protocol(Table(3, 4), rows, mask_id=3, seed=2, batch_size=size) for size in (1, 2, 8)]
-    for score in scores[1:]:
-        assert (score.loss, score.accuracy) == pytest.approx((scores[0].loss, scores[0].accuracy))
-
-
-def test_s3s_protocol_measures_even_a_single_row_that_a_draw_may_leave_without_masks():
-    rows = rows_of([[1, 2, 0, 0]], text_tokens=[3])
-    for seed in range(30):
-        assert likelihood.s3_protocol(uniform(3), rows, mask_id=3, seed=seed).loss == pytest.approx(math.log(3))
+    found = bound(always_end, rows, mask_id=4, masks_per_row=32, seed=0)
+    assert found.accuracy == pytest.approx(1 / 4, abs=0.03)
 
 
 def test_the_interval_is_a_bootstrap_over_stories():
@@ -212,7 +201,87 @@ def test_the_interval_is_a_bootstrap_over_stories():
 def test_rows_of_one_story_are_drawn_together():
     rows = rows_of([[1, 1, 1], [1, 2, 1], [2, 2, 1], [1, 2, 2]])
     common = {"mask_id": 3, "masks_per_row": 2, "seed": 0}
-    low, high = likelihood.bound(Table(3, 3), rows, story=np.zeros(4, dtype=int), **common).bits_per_byte_interval
+    low, high = bound(Table(3, 3), rows, story=np.zeros(4, dtype=int), **common).bits_per_byte_interval
     assert low == pytest.approx(high)
-    low, high = likelihood.bound(Table(3, 3), rows, **common).bits_per_byte_interval
+    low, high = bound(Table(3, 3), rows, **common).bits_per_byte_interval
     assert high > low
+
+
+def test_rows_of_a_story_that_make_up_for_each_other_leave_nothing_to_the_bootstrap():
+    rows, nats = rows_of([[1, 1]] * 40), np.tile([10.0, 0.0], 20)
+    _, (low, high) = likelihood.per_byte(nats, rows, np.repeat(np.arange(20), 2), seed=0)
+    assert low == high == pytest.approx(5 / math.log(2) / 2)
+    _, (low, high) = likelihood.per_byte(nats, rows, None, seed=0)
+    assert high - low > 1
+
+
+@pytest.mark.parametrize("kind", ["upper", "exact"])
+def test_every_score_has_its_denominator(kind):
+    rows = rows_of([[1, 2, 3, 1], [2, 0, 0, 0], [3, 0, 0, 0]], text_tokens=[4, 2, 2], text_bytes=[9, 3, 4])
+    common = {"seed": 0, "story": np.array([0, 0, 1])}
+    found = (
+        bound(uniform(4), rows, mask_id=4, masks_per_row=2, **common)
+        if kind == "upper"
+        else likelihood.exact(everywhere(uniform(4)), rows, **common)
+    )
+    nats = 3 * 4 * math.log(4)
+    assert found.bound == kind
+    assert found.nll_nats == pytest.approx(nats / 8)
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / 16)
+    assert found.nats_per_story == pytest.approx(nats / 2)
+
+
+def test_four_times_the_masks_at_least_halve_the_error():
+    """Up to the chance of 8100 errors, whose tails are heavy; independent masks, without strata, just halve it."""
+    network, rows, copies = Table(3, 4), list(product(range(3), repeat=4)), 100
+    expected, many = np.tile([expectation(network, row, 3) for row in rows], copies), rows_of(rows * copies)
+
+    def error(masks):
+        found = bound(network, many, mask_id=3, masks_per_row=masks, seed=0, sweep=Sweep(batch_size=len(many)))
+        return np.sqrt(np.mean((found.row_nats - expected) ** 2))
+
+    few, more, most = error(4), error(16), error(64)
+    assert more < 0.53 * few
+    assert most < 0.53 * more
+
+
+def test_the_variance_per_mask_is_that_of_a_single_estimate_and_falls_where_masks_are_stratified():
+    network, rows, copies = Table(3, 3), list(product(range(3), repeat=3)), 300
+    many = rows_of(rows * copies)
+
+    def variances(masks):
+        found = bound(network, many, mask_id=3, masks_per_row=masks, seed=0, sweep=Sweep(batch_size=len(many)))
+        spread = np.var(found.row_nats.reshape(copies, -1), axis=0, ddof=1).mean() * masks
+        return found.variance_per_mask, spread
+
+    single = np.mean([variance(network, row, 3) for row in rows])
+    assert variances(2) == pytest.approx((single, single), rel=0.1)
+    stratified, spread = variances(12)
+    assert stratified == pytest.approx(spread, rel=0.1)
+    assert stratified < 0.9 * single
+
+
+def test_the_twin_s_likelihood_is_the_chain_rule_from_left_to_right_and_sums_to_one():
+    network, rows = twin(3, 3), list(product(range(3), repeat=3))
+    found = likelihood.likelihood_of(network, rows_of(rows), masks_per_row=2, seed=0)
+    for row, nats in zip(rows, found.row_nats, strict=True):
+        canvas, by_hand = torch.full((1, 3), 3), 0.0
+        for position, token in enumerate(row):
+            by_hand -= float(network(canvas)[0, position].log_softmax(-1)[token].detach())
+            canvas[0, position] = token
+        assert nats == pytest.approx(by_hand, rel=1e-5)
+    assert np.exp(-found.row_nats).sum() == pytest.approx(1, rel=1e-5)
+    assert found.bound == "exact"
+    assert found.nll_nats_stderr == 0
+    assert found.variance_per_mask is None
+    hits = (network(torch.tensor(rows)).argmax(-1) == torch.tensor(rows)).double()
+    assert found.accuracy == pytest.approx(float(hits.mean()))
+
+
+def test_a_masked_model_has_a_bound_under_the_masks_asked_for():
+    config = ModelConfig(d_model=16, num_layers=1, num_heads=2)
+    found = likelihood.likelihood_of(
+        Denoiser(config, vocab_size=3, seq_len=3).eval(), rows_of([[0, 1, 2]]), masks_per_row=2, seed=0
+    )
+    assert found.bound == "upper"
+    assert found.row_nats == pytest.approx([3 * math.log(3)])  # untrained, it knows nothing

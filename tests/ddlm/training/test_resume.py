@@ -23,14 +23,28 @@ def weights(folder: Path) -> bytes:
     return (folder / "output" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("killed_after", [2, 7, 11])
+TWIN: dict[str, Any] = {"objective": {"kind": "autoregressive"}, "model": {"attention": "causal"}}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "killed_after"),
+    [
+        *[(optimizer, {}, killed_after) for optimizer in ("adamw", "muon") for killed_after in (2, 7, 11)],
+        ("muon", TWIN, 7),
+    ],
+)
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
-    train: Train, recorder: Any, monkeypatch: pytest.MonkeyPatch, killed_after: int, optimizer: str
+    train: Train,
+    recorder: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_after: int,
+    optimizer: str,
+    given: dict[str, dict[str, Any]],
 ) -> None:
     settings = {
-        "optimizer": optimizer, "ema_decay": 0.9, "accumulation": 2, "log_every_steps": 3, "model": {"dropout": 0.1},
-        "objective": {"truncation_share": 0.3},
+        "optimizer": optimizer, "ema_decay": 0.9, "accumulation": 2, "log_every_steps": 3,
+        "model": {"dropout": 0.1} | given.get("model", {}),
+        "objective": {"truncation_share": 0.3} | given.get("objective", {}),
     }  # fmt: skip
     whole = train("whole", **settings)
     step = loop.Trainer.train_step

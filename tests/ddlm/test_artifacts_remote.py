@@ -1,0 +1,365 @@
+"""The store that machines share, on a real S3 server: a machine is a process or a store with a folder of its own."""
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from urllib.error import URLError
+from urllib.request import urlopen
+from uuid import uuid4
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from ddlm.artifacts import MANIFEST, ArtifactStore, Leases, Remote, StoreUnavailable, digest_of, open_store, seal
+from ddlm.config import UserError
+from ddlm.experiment.stages import STAGES
+
+pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+pytest.importorskip("moto", reason="moto, the S3 server of these tests, is not installed")
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "configs" / "tiny.toml"
+ALL_CACHED = dict.fromkeys(STAGES, "cached")
+BUILD = """
+import sys, time
+from pathlib import Path
+from ddlm.artifacts import ArtifactStore, Leases, Remote, seal
+
+root, url, log, seconds = sys.argv[1:]
+
+def fill(output, scratch):
+    checkpoints = sorted(path.name for path in scratch.glob("step-*"))
+    step = scratch / f"step-{len(checkpoints):08d}"
+    step.mkdir()
+    (step / "state.txt").write_text("state")
+    seal(step, "checkpoint")
+    (scratch / "best.json").write_text("{}")
+    with open(log, "a") as file:
+        file.write(f"built with {checkpoints}\\n")
+    (output / "half.txt").write_text("half")
+    time.sleep(float(seconds))
+    (output / "whole.txt").write_text("whole")
+
+remote = Remote(url)
+store = ArtifactStore(Path(root), remote, Leases(remote, beat_s=0.3, expiry_s=3.0, poll_s=0.1))
+print(store.build("train", "k", fill))
+"""
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[None]:
+    """An S3 server on a loopback port, and an environment that leads to it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "tester")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "of-nothing")
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            _wait_until(lambda: _answers(address))
+            yield
+            process.terminate()
+
+
+@pytest.fixture
+def bucket(s3: None) -> str:
+    """A new bucket."""
+    name = f"test-{uuid4().hex}"
+    objects().mkdir(name)
+    return name
+
+
+@pytest.fixture
+def url(bucket: str) -> str:
+    return f"s3://{bucket}/ddlm"
+
+
+@pytest.fixture
+def machine(url: str, tmp_path: Path) -> Callable[[str], ArtifactStore]:
+    """A store of a machine of this name."""
+    return lambda name: ArtifactStore(tmp_path / name, Remote(url))
+
+
+def objects() -> fsspec.AbstractFileSystem:
+    return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+
+
+def _answers(address: str) -> bool:
+    try:
+        urlopen(address, timeout=1).close()
+    except URLError as error:
+        return not isinstance(error.reason, OSError)
+    return True
+
+
+def _wait_until(holds: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def write_two(output: Path, scratch: Path) -> None:
+    del scratch
+    (output / "a.txt").write_text("one")
+    (output / "sub").mkdir()
+    (output / "sub" / "b.txt").write_text("two")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def builder(root: Path, url: str, log: Path, seconds: float) -> subprocess.Popen[str]:
+    """A machine's process that builds for some seconds; it writes into the log when it begins."""
+    command = [sys.executable, "-c", BUILD, str(root), url, str(log), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        yield
+
+
+def test_what_one_machine_built_another_has_byte_for_byte(machine: Callable[[str], ArtifactStore]) -> None:
+    here, there = machine("a"), machine("b")
+    made, built = here.build("corpus", "k", write_two)
+    found, built_again = there.build("corpus", "k", write_two)
+    assert (built, built_again) == (True, False)
+    assert made.digest == found.digest
+    assert contents(made.path) == contents(found.path)
+    assert not list(there.root.glob(".tmp/*"))
+
+
+def test_what_is_here_needs_no_server(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = ArtifactStore(tmp_path, Remote(url)).build("corpus", "k", write_two)
+    with no_server(monkeypatch):
+        store = ArtifactStore(tmp_path, Remote(url))
+        assert store.find("corpus", "k") == made
+        with pytest.raises(StoreUnavailable, match=rf"^{url} can't be reached: [^\n]+$"):
+            store.find("corpus", "elsewhere")
+
+
+def test_what_was_built_alone_is_shared_when_it_is_next_found(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, _ = ArtifactStore(tmp_path / "a").build("corpus", "k", write_two)
+    with no_server(monkeypatch), caplog.at_level(logging.WARNING, logger="ddlm"):
+        assert ArtifactStore(tmp_path / "a", Remote(url)).find("corpus", "k") == made
+    assert "not shared now" in caplog.text
+    assert ArtifactStore(tmp_path / "b", Remote(url)).find("corpus", "k") is None
+    assert ArtifactStore(tmp_path / "a", Remote(url)).find("corpus", "k") == made
+    assert ArtifactStore(tmp_path / "b", Remote(url)).find("corpus", "k")
+
+
+def test_an_upload_that_fails_loses_nothing(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(tmp_path / "a", Remote(url))
+
+    def lose_the_bucket(output: Path, scratch: Path) -> None:
+        write_two(output, scratch)
+        objects().rm(url.removesuffix("/ddlm"), recursive=True)
+
+    with caplog.at_level(logging.WARNING, logger="ddlm"):
+        made, built = store.build("corpus", "k", lose_the_bucket)
+    assert built
+    assert "corpus/k is kept here alone" in caplog.text
+    objects().mkdir(url.removesuffix("/ddlm"))
+    assert store.find("corpus", "k") == made
+    assert ArtifactStore(tmp_path / "b", Remote(url)).find("corpus", "k")
+
+
+@pytest.mark.parametrize(("name", "damage"), [("b.txt", "flip"), ("a.txt", "delete"), (MANIFEST, "flip")])
+def test_a_damaged_object_is_named_and_rebuilt(
+    machine: Callable[[str], ArtifactStore], url: str, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    made, _ = machine("a").build("corpus", "k", write_two)
+    (path,) = (path for path in objects().find(url) if path.endswith(f"/{name}"))
+    if damage == "delete":
+        objects().rm_file(path)
+    else:
+        objects().pipe_file(
+            path, objects().cat_file(path).replace(b"two", b"twO").replace(b'"bytes": 3', b'"bytes": 4')
+        )
+    with caplog.at_level(logging.WARNING, logger="ddlm"):
+        assert machine("b").find("corpus", "k") is None
+    assert re.search(rf"artifact corpus/k is damaged: {url}/corpus/k/\S*{name} ", caplog.text)
+    rebuilt, built = machine("b").build("corpus", "k", write_two)
+    assert built
+    assert rebuilt.digest == made.digest
+    assert machine("c").find("corpus", "k", verify=True)
+
+
+def test_a_manifest_leads_to_no_file_outside_its_folder(
+    machine: Callable[[str], ArtifactStore], url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = {"stage": "corpus", "files": {"../../../evil": {"bytes": 1, "sha256": ""}}, "digest": "d" * 64}
+    objects().pipe_file(f"{url}/corpus/k/{MANIFEST}", json.dumps({**body, "checksum": digest_of(body)}).encode())
+    with caplog.at_level(logging.WARNING, logger="ddlm"):
+        assert machine("a").find("corpus", "k") is None
+    assert "outside its folder" in caplog.text
+
+
+def test_a_damaged_file_here_is_taken_from_the_store(machine: Callable[[str], ArtifactStore]) -> None:
+    made, _ = machine("a").build("corpus", "k", write_two)
+    (made.path / "a.txt").write_text("onE")
+    _, built = machine("a").build("corpus", "k", write_two, verify=True)
+    assert not built
+    assert (made.path / "a.txt").read_text() == "one"
+
+
+def test_a_forced_build_replaces_what_the_store_has(machine: Callable[[str], ArtifactStore]) -> None:
+    machine("a").build("corpus", "k", write_two)
+    other, built = machine("b").build("corpus", "k", lambda output, _: (output / "c").write_text("c"), force=True)
+    assert built
+    found = machine("c").find("corpus", "k")
+    assert found
+    assert found.digest == other.digest
+
+
+def test_two_machines_that_want_a_key_at_once_build_it_once(url: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    workers = [builder(tmp_path / name, url, log, seconds=1.0) for name in "ab"]
+    outputs = [worker.communicate(timeout=60)[0] for worker in workers]
+    assert sorted(output.rstrip().endswith("True)") for output in outputs) == [False, True]
+    assert log.read_text() == "built with []\n"
+    assert contents(tmp_path / "a" / "train" / "k") == contents(tmp_path / "b" / "train" / "k")
+    assert not objects().find(f"{url}/.leases")
+    assert not objects().find(f"{url}/.scratch")
+
+
+@pytest.mark.slow
+def test_a_builder_killed_with_kill_9_leaves_its_lease_and_its_checkpoints_to_another_machine(
+    url: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    first = builder(tmp_path / "a", url, log, seconds=300)
+    _wait_until(lambda: objects().exists(f"{url}/.scratch/train-k/best.json"))
+    second = builder(tmp_path / "b", url, log, seconds=0)
+    time.sleep(4)  # longer than a silent lease lives
+    assert second.poll() is None, "the living holder was overrun"
+    first.kill()
+    first.wait()
+    assert ArtifactStore(tmp_path / "c", Remote(url)).find("train", "k") is None
+    output, _ = second.communicate(timeout=60)
+    assert output.rstrip().endswith("True)")
+    assert log.read_text() == "built with []\nbuilt with ['step-00000000']\n"
+    assert (tmp_path / "b" / ".scratch" / "train-k" / "best.json").exists()
+    assert not objects().find(f"{url}/.leases")
+    assert not objects().find(f"{url}/.scratch")
+
+
+class Forgetful(MemoryFileSystem):  # type: ignore[misc]
+    """A store that ignores the condition of a conditional write, as older servers do."""
+
+    protocol = "forgetful"
+    store: dict[str, object] = {}
+    pseudo_dirs = [""]
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
+        super().pipe_file(path, value, mode="overwrite", **options)
+
+
+def test_one_of_two_gets_the_lease_of_a_store_that_overwrites() -> None:
+    fsspec.register_implementation("forgetful", Forgetful, clobber=True)
+    leases = Leases(Remote("forgetful://root"), beat_s=10, expiry_s=30, poll_s=0.1)
+    inside: list[str] = []
+
+    def hold(name: str) -> None:
+        with leases.held("train-k"):
+            inside.append(f"{name} in")
+            time.sleep(0.5)
+            inside.append(f"{name} out")
+
+    threads = [Thread(target=hold, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert inside in (["a in", "a out", "b in", "b out"], ["b in", "b out", "a in", "a out"])
+
+
+def test_a_missing_bucket_is_one_line_before_anything_is_built(s3: None, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path, Remote("s3://no-such-bucket/ddlm"))
+    with pytest.raises(UserError, match="s3://no-such-bucket/ddlm: not there .*create the bucket"):
+        store.build("corpus", "k", lambda output, scratch: pytest.fail("was built"))
+
+
+def test_without_s3fs_one_line_says_what_to_install() -> None:
+    program = "import sys; sys.modules['s3fs'] = None; from ddlm.artifacts import Remote; Remote('s3://bucket')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "UserError: DDLM_STORE s3://bucket: its package is missing; pip install 'ddlm[s3]'" in done.stderr
+
+
+def test_an_unknown_kind_of_store_is_one_line() -> None:
+    with pytest.raises(UserError, match="DDLM_STORE nfs5://disk: .*give s3://bucket/prefix or a folder"):
+        Remote("nfs5://disk")
+
+
+@pytest.mark.parametrize("prefix", ["", "file:", "file://"])
+def test_a_folder_that_all_machines_see_is_the_store_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.setenv("DDLM_STORE", f"{prefix}{tmp_path / 'disk'}")
+    assert open_store().root == tmp_path / "disk"
+    assert open_store().remote is None
+
+
+def run(home: Path, url: str, *arguments: str) -> subprocess.Popen[str]:
+    """`ddlm run` on a machine of its own."""
+    command = [sys.executable, "-c", "from ddlm.cli import main; main()"]
+    arguments = ("run", str(TINY), "--no-prefect", "--set", "tracking.backend=none", *arguments)
+    environment = {**os.environ, "DDLM_HOME": str(home), "DDLM_STORE": url, "COLUMNS": "200"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, str]:
+    """What became of each stage."""
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-3000:]
+    return dict(re.findall(r"(\w+) (built|cached)", out))
+
+
+@pytest.mark.services
+def test_a_pipeline_built_on_one_machine_is_all_cached_on_another(url: str, tmp_path: Path) -> None:
+    assert finish(run(tmp_path / "a", url)) == dict.fromkeys(STAGES, "built")
+    assert finish(run(tmp_path / "b", url)) == ALL_CACHED
+    for stage in STAGES:
+        assert contents(tmp_path / "a" / "artifacts" / stage) == contents(tmp_path / "b" / "artifacts" / stage)
+
+
+@pytest.mark.services
+def test_a_training_killed_on_one_machine_ends_on_another_as_if_it_had_not_been(url: str, tmp_path: Path) -> None:
+    wanted = ("--until", "train", "--set", "training.steps=600", "--set", "training.save_every_steps=25")
+    first = run(tmp_path / "a", url, *wanted)
+    _wait_until(lambda: objects().glob(f"{url}/.scratch/train-*/step-*/{MANIFEST}"), 120)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    second = run(tmp_path / "b", url, *wanted)
+    out, err = second.communicate(timeout=240)
+    assert second.returncode == 0, err[-3000:]
+    assert re.search(r"going on from step-\d+ of another machine", err)
+    (tmp_path / "alone").mkdir()
+    finish(run(tmp_path / "alone", str(tmp_path / "alone" / "artifacts"), *wanted))
+    (resumed,) = tmp_path.glob(f"b/artifacts/train/*/{MANIFEST}")
+    (whole,) = tmp_path.glob(f"alone/artifacts/train/*/{MANIFEST}")
+    assert json.loads(resumed.read_text())["digest"] == json.loads(whole.read_text())["digest"]
