@@ -77,10 +77,12 @@ def chain_rule(
     *,
     mask_id: int,
     sampling: SamplingConfig,
+    is_hidden: Bool[Tensor, "b l"] | None = None,
 ) -> Float[Tensor, "b l"]:
     """-log p, float64 on the CPU, of each scored position when the sampler finds the row's own tokens; 0 elsewhere.
 
-    What is not scored is visible from the start. Positions that a step opens together are independent. It is the
+    What is not scored is visible from the start, but for what is hidden: that stays masked and is never asked for, as
+    a tail that nobody looks at any more. Positions that a step opens together are independent. It is the
     sampler itself that runs, told what to write. Raises: ValueError for a policy that draws by chance or rewrites.
     """
     if sampling.unmasking not in DETERMINISTIC or sampling.ends != "free":
@@ -97,6 +99,7 @@ def chain_rule(
         return truth[place]
 
     draw = Draw(sampling, 0, torch.arange(len(x_0), device=x_0.device), NO_END)
-    for _ in denoise(denoiser, x_0.masked_fill(is_scored, mask_id), mask_id, draw, tokens_of=tell):
+    is_masked = is_scored if is_hidden is None else is_scored | is_hidden
+    for _ in denoise(denoiser, x_0.masked_fill(is_masked, mask_id), mask_id, draw, is_free=is_scored, tokens_of=tell):
         pass
     return nats.view(x_0.shape)

@@ -2,9 +2,9 @@
 
 Source: Warstadt et al., BLiMP, 2020, for the question and the format of the files. A sentence is a whole story here:
 its tokens, an end token, and end tokens up to the row's length, since those are the rows that a model is trained on.
-Every position of the row is scored.
 
-Two answers: the exact chain rule from left to right, and the any-order bound by Monte Carlo. The bound's masks are
+Two answers: the exact chain rule from left to right, up to the end token, which ends a text that is written so; and the
+any-order bound by Monte Carlo, over every position of the row. The bound's masks are
 paired. What other masks would change in one sentence's bound is mostly the same in the other's, so both see one draw:
 `paired_masks` lays one row's positions upon the other's, one to one, so that each row's masks keep their distribution,
 and equal tokens are hidden together. The difference of the two bounds keeps its mean and loses most of its variance.
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +114,7 @@ def score_pairs(
 
     def score(numbers: np.ndarray) -> np.ndarray:
         rows = _rows([ids for number in numbers for ids in tokens[number]], pipeline)
-        found = [_exact_nats(pipeline, rows)]
+        found = [_exact_nats(pipeline, rows, [len(ids) + 1 for number in numbers for ids in tokens[number]])]
         if not pipeline.is_autoregressive:
             drawn = [
                 paired_masks(np.random.default_rng((seed, i)), *tokens[i], masks=masks, seq_len=pipeline.seq_len)
@@ -165,13 +166,14 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def _exact_nats(pipeline: DiffusionPipeline, rows: Tensor) -> Tensor:
-    is_scored = torch.ones_like(rows, dtype=torch.bool)
+def _exact_nats(pipeline: DiffusionPipeline, rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """From left to right up to each sentence's end token: writing ends there, whatever a tail would be."""
+    is_text = torch.arange(rows.shape[1], device=rows.device) < torch.tensor(sizes, device=rows.device)[:, None]
     if pipeline.is_autoregressive:  # one run instead of one for each position
-        return guess(pipeline.model.at, rows, rows, is_scored).nats.sum(1)
+        return guess(pipeline.model.at, rows, rows, is_text).nats.sum(1)
     left_to_right = one_by_one("left_to_right", pipeline.seq_len)
-    mask_id = pipeline.tokenizer.mask_id
-    return chain_rule(pipeline.model.at, rows, is_scored, mask_id=mask_id, sampling=left_to_right).sum(1)
+    wanted: Any = {"mask_id": pipeline.tokenizer.mask_id, "sampling": left_to_right}
+    return chain_rule(pipeline.model.at, rows, is_text, is_hidden=~is_text, **wanted).sum(1)
 
 
 def _margins(nats: Float[Tensor, " b"]) -> Float[Tensor, " pairs"]:

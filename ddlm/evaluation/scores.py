@@ -104,6 +104,7 @@ def evaluate(
     }
     if not chosen.is_first:
         return None
+    logger.info("evaluate: writing %d samples", evaluation.num_samples)
     made = pipeline.generate(num_samples=evaluation.num_samples, sampling=sampling, seed=seed)
     free = [Written(sample, sample.text) for sample in made.samples]
     continued = continue_stories(pipeline, stories, evaluation, sampling, seed)
@@ -199,9 +200,11 @@ def _beside(
     pipeline, evaluation, seed = subject.pipeline, subject.evaluation, subject.seed
     found: dict[str, Any] = {}
     if companions.judge:
+        logger.info("evaluate: asking the judge")
         real = in_rows(pipeline, stories[:JUDGED_STORIES])
         found["judge"] = compare(companions.judge, samples, real) | _mauve(companions.judge, samples, real)
     if companions.pairs:
+        logger.info("evaluate: scoring %d minimal pairs", len(companions.pairs))
         masks, batch = evaluation.masks_per_row, evaluation.batch_size
         found["minimal_pairs"] = asdict(
             score_pairs(pipeline, companions.pairs, masks=masks, seed=seed, batch_size=batch)
@@ -218,6 +221,7 @@ def _infilling(
     """Nothing where no story fits into a row: that is no reason to lose the other scores."""
     if not subject.evaluation.num_infills:
         return {}
+    logger.info("evaluate: filling %d gaps", subject.evaluation.num_infills)
     try:
         found = score_infilling(
             subject.pipeline, stories, count=subject.evaluation.num_infills, sampling=sampling, seed=subject.seed,

@@ -1,5 +1,6 @@
 """A model and the rows that it is scored on: every likelihood that can be had of it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from ddlm.evaluation.likelihood import Likelihood, bootstrap_interval, likelihoo
 from ddlm.evaluation.sweep import Sweep
 from ddlm.generation import DiffusionPipeline
 from ddlm.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def _chain_rules(subject: Subject, common: Mapping[str, Any]) -> dict[str, Any]:
     few = rows[: int((story < evaluation.chain_rule_stories).sum())]
     if not len(few):
         return {}
+    logger.info("evaluate: exact likelihoods of %d rows along %d orders", len(few), len(evaluation.chain_rule_orders))
     orders: dict[str, ChainRule] = {
         name: score_rows(
             subject.pipeline.model.at, few, story=story[: len(few)],

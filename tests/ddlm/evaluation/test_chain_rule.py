@@ -184,3 +184,12 @@ def test_rows_are_scored_per_text_token_and_byte_and_the_seed_is_of_the_bootstra
     assert first.bits_per_byte_interval != second.bits_per_byte_interval
     assert first.stories == 14
     assert first.bound == "exact"
+
+
+def test_what_is_hidden_stays_masked_and_counts_nothing():
+    is_scored = torch.tensor([True, True, False]).expand(ALL.shape)
+    settings = {"mask_id": VOCAB, "sampling": one_by_one("left_to_right", LENGTH)}
+    nats = chain_rule(everywhere(Table(3)), ALL, is_scored, is_hidden=~is_scored, **settings)
+    assert (nats[:, 2] == 0).all()
+    assert torch.equal(nats[0::3], nats[1::3])  # the last token, which is hidden, makes no difference
+    assert float((-nats.sum(1)[0::3]).exp().sum()) == pytest.approx(1)
