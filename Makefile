@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 DEV_STAMP := $(STAMP)-dev
 CONFIG ?= configs/quick.toml
+# Which pool a worker serves, one run at a time, and how many boxes with a GPU there are.
+POOL ?= cpu
+QUEUES := training scheduled
+GPU_BOXES ?= 1
 
 .PHONY: run setup check test test-services server worker deploy clean
 
@@ -35,13 +39,16 @@ server: $(STAMP)
 	$(BIN)/prefect server start --host 127.0.0.1
 
 worker: $(STAMP)
-	$(BIN)/prefect worker start --pool cpu --work-queue training --work-queue scheduled
+	$(BIN)/prefect worker start --pool $(POOL) --limit 1 $(QUEUES:%=--work-queue %)
 
 # Given again, it leaves the queues as they are and updates the rest.
 deploy: $(STAMP)
 	$(BIN)/prefect work-pool create cpu --type process --overwrite
-	$(BIN)/prefect work-queue create training --pool cpu --priority 1 || true
-	$(BIN)/prefect work-queue create scheduled --pool cpu --priority 5 || true
+	$(BIN)/prefect work-pool create gpu --type process --overwrite
+	$(BIN)/prefect work-queue create training --pool cpu --priority 1 --limit 1 || true
+	$(BIN)/prefect work-queue create scheduled --pool cpu --priority 5 --limit 1 || true
+	$(BIN)/prefect work-queue create training --pool gpu --priority 1 --limit $(GPU_BOXES) || true
+	$(BIN)/prefect work-queue create scheduled --pool gpu --priority 5 --limit $(GPU_BOXES) || true
 	$(BIN)/prefect --no-prompt deploy --all
 
 clean:

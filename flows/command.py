@@ -21,9 +21,14 @@ def run(
     with embedded():
         from flows.full_pipeline import full_pipeline  # after embedded(): it imports Prefect
 
-        for name in ("prefect.flow_runs", "prefect.task_runs"):
-            logging.getLogger(name).addFilter(is_not_the_users_mistake)
+        without_the_users_mistakes()
         return full_pipeline(experiment, overrides, until, sorted(session.force), session.verify)
+
+
+def without_the_users_mistakes() -> None:
+    """Prefect's own lines on them; those of everything else stay."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(is_not_the_users_mistake)
 
 
 def is_not_the_users_mistake(record: logging.LogRecord) -> bool:

@@ -28,7 +28,15 @@ def full_pipeline(
     force: list[str] | None = None,
     verify: bool = False,
 ) -> Summary:
-    """Run an experiment's stages, as far as they are not cached, and put its folder together."""
+    """Run an experiment's stages, as far as they are not cached, and put its folder together.
+
+    Args:
+        experiment: An experiment's TOML file.
+        overrides: Settings by dotted key, for example {"training.steps": 2000}.
+        until: The last stage to run: corpus, tokenizer, shards, train, evaluate, render, export or publish.
+        force: Stages to build again though they are cached.
+        verify: Check every byte of cached artifacts.
+    """
     tags = {"prefect.flow_run_id": str(flow_run.id)}
     asked = {"force": frozenset(force or ()), "verify": verify, "tags": tags}
     with Session(load_experiment(experiment, overrides), **asked) as session:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ import psutil
 STARTUP_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
 """A worker hands a running training its signal, and that saves before it ends."""
+CLOCK_TOLERANCE_S = 60.0
+"""Start times are derived from the wall clock, which may be set while a process lasts."""
 BIN = Path(sys.executable).parent
 HOME = Path(os.environ.get("DDLM_HOME", "outputs")).absolute()
 PREFECT = f"http://127.0.0.1:{os.environ.get('PREFECT_PORT', '4200')}"
@@ -33,6 +36,11 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes that nobody here asks for anything
+}
+
+WATCHED = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # infra/automations.py waits for three of them
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "ddlm",
 }
 
 
@@ -57,16 +65,27 @@ class Service:
         try:
             record = json.loads(self.record.read_text())
             process = psutil.Process(record["pid"])
-            is_same = abs(process.create_time() - record["started"]) < 60 and process.status() != psutil.STATUS_ZOMBIE
+            is_same = abs(process.create_time() - record["started"]) < CLOCK_TOLERANCE_S
+            return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
         except (OSError, ValueError, psutil.NoSuchProcess):
             return None
-        return process if is_same else None
+
+    def family(self) -> list[psutil.Process]:
+        """The process and what it started, also when it was killed and they were not. A session keeps its number."""
+        try:
+            record = json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            return []
+        earliest = record["started"] - CLOCK_TOLERANCE_S
+        return [each for each in psutil.process_iter() if belongs(each, record["pid"], earliest)]
 
     def start(self) -> None:
         """Raises: SystemExit with one line when it does not come up."""
         if self.process():
             return
         self.record.parent.mkdir(parents=True, exist_ok=True)
+        if self.health:  # half of a killed server may still hold its port; a killed worker's run may go on
+            end(self.family())
         if self.health and answers(self.health):
             sys.exit(f"{self.name}: something else answers at {self.health}; stop it, or choose another port")
         with self.log.open("ab") as log:
@@ -82,15 +101,30 @@ class Service:
         wait(lambda: self.health is None or answers(self.health), process, self)
 
     def stop(self) -> None:
-        """SIGTERM, and where that is not heard SIGKILL, to the process and what it started."""
-        process = self.process()
+        """SIGTERM to the process, which stops what it started; then to what is left of them."""
+        process, family = self.process(), self.family()
         if process:
-            family = [process, *process.children(recursive=True)]
             process.terminate()
             psutil.wait_procs([process], STOP_TIMEOUT_S)
-            for left in psutil.wait_procs(family, 5)[1]:
-                left.kill()
+        end(family)
         self.record.unlink(missing_ok=True)
+
+
+def belongs(process: psutil.Process, session: int, earliest: float) -> bool:
+    try:
+        is_one = os.getsid(process.pid) == session and process.create_time() >= earliest
+        return is_one and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.NoSuchProcess):
+        return False
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """SIGTERM, and where that is not heard SIGKILL."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(processes, STOP_TIMEOUT_S)[1]:
+        process.kill()
 
 
 def services() -> list[Service]:
@@ -125,10 +159,11 @@ def environment() -> dict[str, str]:
     own = {
         "DDLM_HOME": str(HOME),
         "PREFECT_HOME": str(HOME / "prefect"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(HOME / "prefect" / "results"),
         "PREFECT_API_URL": f"{PREFECT}/api",
         "MLFLOW_TRACKING_URI": MLFLOW,
     }
-    return {**os.environ, **QUIET, **own}
+    return {**os.environ, **QUIET, **WATCHED, **own}
 
 
 def answers(url: str) -> bool:
@@ -149,8 +184,8 @@ def wait(is_up: Callable[[], bool], process: psutil.Popen, service: Service) -> 
 
 
 def deploy() -> None:
-    """Pools, queues and deployments; given again, it changes what changed."""
-    done = subprocess.run(["make", "deploy"], env=environment(), capture_output=True, text=True)
+    """Pools, queues, deployments and automations, with what is installed here."""
+    done = subprocess.run(["make", "deploy", f"BIN={BIN}", "STAMP="], env=environment(), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"deploy: failed, and said:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 

@@ -8,5 +8,5 @@ from tasks.stage import OPTIONS, build
 
 
 @task(name="publish", **OPTIONS)
-def publish(session: Session, train: Artifact, evaluate: Artifact, export: Artifact) -> Artifact:
-    return build(session, "publish", train, evaluate, export)
+def publish(session: Session, corpus: Artifact, train: Artifact, evaluate: Artifact, export: Artifact) -> Artifact:
+    return build(session, "publish", corpus, train, evaluate, export)

@@ -63,14 +63,17 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-OPTIONS: dict[str, Any] = {
-    "cache_policy": ArtifactPolicy(),
-    "persist_result": True,
-    "result_serializer": "json",
+RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": is_transient,
+}
+OPTIONS: dict[str, Any] = {
+    "cache_policy": ArtifactPolicy(),
+    "persist_result": True,
+    "result_serializer": "json",
+    **RETRIES,
 }
 
 

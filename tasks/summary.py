@@ -1,7 +1,12 @@
 """A run's summary as Prefect artifacts: what its page in the UI shows."""
 
+import re
+
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from ddlm.experiment.compare import Comparison
+from ddlm.experiment.evaluations import Rescored
+from ddlm.experiment.sweep import Outcome
 from ddlm.experiment.view import Summary
 
 
@@ -16,4 +21,26 @@ def show(summary: Summary) -> Summary:
 
 def slug(*parts: str) -> str:
     """An artifact key: Prefect takes lowercase letters, digits and dashes."""
-    return "-".join(parts).lower().replace("_", "-")
+    return re.sub("[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def show_evaluation(found: Rescored) -> Rescored:
+    """A markdown summary and a link to the report. Returns what it shows."""
+    create_markdown_artifact(found.markdown(), key=slug("evaluation", found.name))
+    report = found.folder / "report.html"
+    create_link_artifact(report.resolve().as_uri(), key=slug("report", found.name), link_text=report.name)
+    return found
+
+
+def show_sweep(outcome: Outcome) -> Outcome:
+    """A markdown summary and a table of the trials. Returns what it shows."""
+    create_markdown_artifact(outcome.markdown(), key=slug("sweep", outcome.name))
+    create_table_artifact(outcome.table(), key=slug("trials", outcome.name))
+    return outcome
+
+
+def show_comparison(made: Comparison) -> Comparison:
+    """The table, and its Markdown by text. Returns what it shows."""
+    create_table_artifact([dict(row) for row in made.rows], key=slug("comparison", made.name))
+    create_markdown_artifact(made.markdown(), key=slug("comparison", made.name, "by-text"))
+    return made

@@ -5,7 +5,8 @@ import logging
 import math
 import shutil
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 
 import ddlm
 from ddlm.artifacts import Workspace, check
+from ddlm.config import UserError
 from ddlm.evaluation.likelihood import bootstrap_interval
+from ddlm.experiment.registered import fetch
 from ddlm.tracking import TrackingConfig
 from ddlm.tracking.backends import NewRun, now_ms
 from ddlm.tracking.mlflow_runs import MlflowRuns
@@ -152,13 +155,44 @@ def _compare(
     if champion.number == version.number:
         return Decision(False, "it holds this very model")
     if champion.tags.get("data_digest") != version.tags["data_digest"]:
-        return Decision(
-            False, f"version {version.number} was measured on another evaluation text, so it can't be judged"
-        )
+        return _compare_on_new_text(registry, workspace, version, champion, seed)
     theirs = registry.download(champion, SCORES_FOLDER, ROW_NATS, workspace.scratch)
     if theirs is None:
         return Decision(False, f"its {ROW_NATS} is gone from its run, so version {version.number} can't be judged")
     return decide(read_scores(workspace.inputs["evaluate"] / ROW_NATS), read_scores(theirs), seed=seed)
+
+
+def _compare_on_new_text(
+    registry: Registry, workspace: Workspace, version: Version, champion: Version, seed: int
+) -> Decision:
+    """The champion is scored anew, on the text that the version was measured on. A champion that can't be stays."""
+    evaluated = workspace.inputs["evaluate"]
+    settings = json.loads((evaluated / "scores.json").read_bytes())["settings"]
+    try:
+        theirs = rescored(fetch(registry, champion), workspace.inputs["corpus"], settings)
+    except UserError as error:
+        return Decision(False, f"version {version.number} was measured on another evaluation text, and {error}")
+    decision = decide(read_scores(evaluated / ROW_NATS), theirs, seed=seed)
+    return replace(decision, reason=f"{decision.reason}, the champion scored anew on the new evaluation text")
+
+
+def rescored(model: Path, corpus: Path, settings: Mapping[str, Any]) -> StoryScores:
+    """A model folder on the validation stories of a corpus, as an evaluation with these settings measures it.
+
+    Raises: UserError for a folder that can't be used.
+    """
+    from ddlm.data.corpus import read_stories
+    from ddlm.evaluation.likelihood import likelihood_of
+    from ddlm.evaluation.subject import rows_from_texts
+    from ddlm.evaluation.sweep import Sweep
+    from ddlm.generation import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(model, "auto")
+    stories = read_stories(corpus, "validation", limit=settings["stories"])
+    rows, story = rows_from_texts(pipeline.tokenizer, stories, pipeline.seq_len, pipeline.config.layout)
+    masks, sweep = settings["masks_per_row"], Sweep(device=pipeline.device, label="scoring the champion, batches")
+    found = likelihood_of(pipeline.model, rows, masks_per_row=masks, seed=settings["seed"], story=story, sweep=sweep)
+    return StoryScores(np.bincount(story, found.row_nats), np.bincount(story, rows.text_bytes))
 
 
 def decide(new: StoryScores, champion: StoryScores, *, seed: int) -> Decision:

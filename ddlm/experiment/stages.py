@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from ddlm.artifacts import Artifact, ArtifactStore, Unlogged, Workspace, digest_of
+from ddlm.artifacts import Artifact, ArtifactStore, RunLog, Unlogged, Workspace, digest_of, open_store
 from ddlm.config import UserError, home
 from ddlm.experiment import Experiment
 from ddlm.experiment.fingerprint import fingerprint
@@ -48,7 +49,7 @@ STAGES = {
     ),
     "render": Stage(("train",), ("sampling", "rendering"), "ddlm.rendering.stage:build"),
     "export": Stage(("shards", "train"), ("sampling", "export"), "ddlm.export.stage:build"),
-    "publish": Stage(("train", "evaluate", "export"), ("name", "tracking"), "ddlm.experiment.publish:build"),
+    "publish": Stage(("corpus", "train", "evaluate", "export"), ("name", "tracking"), "ddlm.experiment.publish:build"),
 }  # fmt: skip
 """In an order in which they can run."""
 
@@ -73,13 +74,17 @@ def needed_for(until: str | None) -> list[str]:
 
 @dataclass
 class Session:
-    """One run of an experiment: the store, the tracker, and what has been built so far."""
+    """One run of an experiment: the store, the tracker, and what has been built so far.
+
+    log: what stages report to, instead of a tracked run of their own.
+    """
 
     experiment: Experiment
-    store: ArtifactStore = field(default_factory=lambda: ArtifactStore(home() / "artifacts"))
+    store: ArtifactStore = field(default_factory=open_store)
     force: frozenset[str] = frozenset()
     verify: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    log: RunLog | None = None
     built: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -126,7 +131,7 @@ class Session:
 
         def fill(output: Path, scratch: Path) -> None:
             logger.info("%s: building", name)
-            with self.tracker.stage(name) as run:
+            with nullcontext(self.log) if self.log else self.tracker.stage(name) as run:
                 folders = {artifact.stage: artifact.path for artifact in inputs}
                 self._build(name, Workspace(folders, output, scratch, run))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -33,25 +34,32 @@ LIBRARIES = next(path for path in map(Path, sys.path) if path.name == "site-pack
 """The box's Python has what this one has, so that its installation downloads nothing large."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def new_key(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True, stdin=subprocess.DEVNULL)
-
-
 @dataclass
 class Box:
     """folder: what is ours, the keys and the client's home. home: the box's."""
 
     folder: Path
     home: Path
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lambda: Box.free_port())
     daemon: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def free_port() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    @staticmethod
+    def answers(port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    def new_key(self, name: str) -> Path:
+        path = self.folder / name
+        path.unlink(missing_ok=True)
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        return path
 
     def start(self) -> None:
         text = CONFIG.format(port=self.port, folder=self.folder, home=self.home, libraries=LIBRARIES)
@@ -59,7 +67,7 @@ class Box:
         command = [str(SSHD), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "sshd.log")]
         self.daemon = subprocess.Popen(command)
         deadline = time.monotonic() + 30
-        while socket.socket().connect_ex(("127.0.0.1", self.port)):
+        while not self.answers(self.port):
             assert self.daemon.poll() is None, (self.folder / "sshd.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -68,6 +76,17 @@ class Box:
         assert self.daemon
         self.daemon.terminate()
         self.daemon.wait(30)
+
+    def processes(self) -> list[psutil.Process]:
+        """Those at home on the box: its jobs, and what they started."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("HOME") == str(self.home):
+                    found.append(process)
+            except psutil.Error:  # another user's, or just ended
+                continue
+        return found
 
     def trust(self) -> None:
         """What a person does who accepts the host key."""
@@ -116,17 +135,21 @@ def new_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         folder = tmp_path_factory.mktemp("box")
         box = Box(folder, home or folder / "home of its own")
         box.home.mkdir(exist_ok=True)
-        new_key(folder / "host_key")
-        new_key(folder / "key")
+        box.new_key("host_key")
+        box.new_key("key")
         box.start()
         boxes.append(box)
         box.trust()
         return box
 
+    if SSHD is None:
+        pytest.skip("no sshd: needs openssh-server, Debian's package of that name")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd's own, where no service has made it
     yield start
     for box in boxes:
+        for process in box.processes():
+            process.kill()
         box.stop()
 
 

@@ -15,7 +15,7 @@ INFRA = Path(__file__).parents[2] / "infra"
 NASTY = [
     "plain",
     "two words",
-    "it's \"quoted\"",
+    'it\'s "quoted"',
     "$(touch hacked) `touch hacked` $HOME",
     "a; touch hacked & | > < * ? [x] ~ ! #",
     "back\\slash \\n",

@@ -1,0 +1,3 @@
+-- One for each server of the control plane.
+CREATE DATABASE prefect;
+CREATE DATABASE mlflow;
