@@ -10,7 +10,7 @@ POOL ?= cpu
 QUEUES := training scheduled
 GPU_BOXES ?= 1
 
-.PHONY: run setup check test test-services server worker deploy clean
+.PHONY: run setup check test test-services chaos server stop status worker deploy automations clean
 
 run: $(STAMP)
 	$(BIN)/ddlm run $(CONFIG)
@@ -24,22 +24,27 @@ check: $(DEV_STAMP)
 	$(BIN)/pytest -q tests/test_architecture.py
 
 test: $(DEV_STAMP)
-	$(BIN)/pytest -q -m "not services"
+	$(BIN)/pytest -q -m "not services and not chaos"
 
 test-services: $(DEV_STAMP)
 	$(BIN)/pytest -q -m services
 
-# A Prefect server with its web page on http://127.0.0.1:4200, then a worker, then the deployments.
-server worker deploy: export DO_NOT_TRACK = true
-server: export PREFECT_HOME ?= $(CURDIR)/outputs/prefect
-worker deploy: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+# Kills servers, workers and trainings of its own, and looks at what became of them.
+chaos: $(DEV_STAMP)
+	$(BIN)/pytest -q -m chaos
+
+# Prefect, MLflow and a worker on this machine: `server` starts them and prints their addresses, `stop` stops them.
+server stop status: $(STAMP)
+	$(BIN)/python infra/local.py $(subst server,start,$@)
+
+# On other machines, or without the rest. PREFECT_API_URL says where the server is.
+worker deploy automations: export DO_NOT_TRACK = true
+worker deploy automations: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+worker: export PREFECT_FLOWS_HEARTBEAT_FREQUENCY ?= 30
 deploy: export PWD = $(CURDIR)
 
-server: $(STAMP)
-	$(BIN)/prefect server start --host 127.0.0.1
-
 worker: $(STAMP)
-	$(BIN)/prefect worker start --pool $(POOL) --limit 1 $(QUEUES:%=--work-queue %)
+	$(BIN)/prefect worker start --pool $(POOL) --type process --limit 1 $(QUEUES:%=--work-queue %)
 
 # Given again, it leaves the queues as they are and updates the rest.
 deploy: $(STAMP)
@@ -50,6 +55,11 @@ deploy: $(STAMP)
 	$(BIN)/prefect work-queue create training --pool gpu --priority 1 --limit $(GPU_BOXES) || true
 	$(BIN)/prefect work-queue create scheduled --pool gpu --priority 5 --limit $(GPU_BOXES) || true
 	$(BIN)/prefect --no-prompt deploy --all
+	$(BIN)/python infra/automations.py
+
+# What the server does by itself about crashes; DDLM_ALERTS_URL, where set, is told.
+automations: $(STAMP)
+	$(BIN)/python infra/automations.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

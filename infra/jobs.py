@@ -14,10 +14,11 @@ UNIT = "ddlm-worker.service"
 QUEUES = ("training", "scheduled")
 
 SAVE = 'mkdir -p "$(dirname "$HOME/$1")" && cat >"$HOME/$1.new" && mv -f "$HOME/$1.new" "$HOME/$1"'
-IS_FREE = 'cd "$HOME/ddlm" && flock -n "$1.lock" true'
+IS_FREE = 'mkdir -p "$HOME/ddlm" && cd "$HOME/ddlm" && flock -n "$1.lock" true'
 START = """cd "$HOME/ddlm" && rm -f "$1.pid" || exit
 [ "$2" = again ] || rm -f "$1.log"
-setsid -f sh job.sh "$@" </dev/null >/dev/null 2>&1 || exit
+exec setsid -f sh job.sh "$@" </dev/null >/dev/null 2>&1"""
+AWAIT = """cd "$HOME/ddlm" || exit
 for _ in 1 2 3 4 5 6 7 8 9 10; do [ -s "$1.pid" ] && exit; sleep 0.5; done
 echo "$1 did not start" >&2; exit 1"""
 STATUS = """cd "$HOME/ddlm" && pid=$(cat "$1.pid") || exit
@@ -28,18 +29,24 @@ FOLLOW = 'cd "$HOME/ddlm" && exec tail -n +1 -f --pid="$(cat "$1.pid")" "$1.log"
 STARTED = '[ -s "$HOME/ddlm/$1.pid" ]'
 ENDED = 'cat "$HOME/ddlm/$1.rc"'
 STOP = """cd "$HOME/ddlm" && pid=$(cat "$1.pid") || exit
+left() { grep -lszx "DDLM_JOB=$1" /proc/[0-9]*/environ | cut -d/ -f3; }
+# Flow runs first, each in a session of its own: a training saves, and the worker, still there, reports a crashed run.
+runs=
+for process in $(left "$1-$pid"); do
+    [ "$(cut -d' ' -f5 "/proc/$process/stat")" = "$pid" ] || runs="$runs $process"
+done
+if [ "$runs" ]; then
+    kill -TERM $runs
+    for _ in $(seq 60); do kill -0 $runs 2>/dev/null || break; sleep 1; done
+    sleep 3
+fi
 kill -INT "-$pid"
 for _ in $(seq 60); do kill -0 "-$pid" 2>/dev/null || break; sleep 1; done
-kill -KILL "-$pid" 2>/dev/null
-for file in /proc/[0-9]*/environ; do
-    if tr '\\0' '\\n' 2>/dev/null <"$file" | grep -qx "DDLM_JOB=$1-$pid"; then
-        process=${file#/proc/}
-        kill -KILL "${process%/environ}" 2>/dev/null
-    fi
-done
+kill -KILL "-$pid" $(left "$1-$pid") 2>/dev/null
 true"""
 SYSTEMD = "systemctl --user show-environment"
-ENABLE = 'systemctl --user daemon-reload && systemctl --user enable --now "$1" && loginctl enable-linger'
+ENABLE = """rm -f "$HOME/ddlm/worker.pid" && systemctl --user daemon-reload &&
+systemctl --user enable --now "$1" && loginctl enable-linger"""
 DISABLE = 'systemctl --user disable --now "$1"'
 KILLED = 137
 """What a job that left no exit code counts as."""
@@ -58,6 +65,7 @@ def start_worker(box: Connection, pool: str, queues: tuple[str, ...]) -> None:
         send_job(box)
         save(box, f".config/systemd/user/{UNIT}", unit(words))
         do(box, ENABLE, UNIT)
+        do(box, AWAIT, "worker")
     print(f"{name(box)}: {status(box, 'worker')}")
 
 
@@ -87,6 +95,7 @@ def start(box: Connection, job: str, mode: str, *words: str) -> None:
     require_free(box, job)
     send_job(box)
     do(box, START, job, mode, *words)
+    do(box, AWAIT, job)
 
 
 def require_free(box: Connection, job: str) -> None:

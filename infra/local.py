@@ -10,6 +10,7 @@ Ports: PREFECT_PORT (4200) and MLFLOW_PORT (5000).
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -28,6 +30,7 @@ CLOCK_TOLERANCE_S = 60.0
 """Start times are derived from the wall clock, which may be set while a process lasts."""
 BIN = Path(sys.executable).parent
 HOME = Path(os.environ.get("DDLM_HOME", "outputs")).absolute()
+DEPLOYED = HOME / "control" / "deployed"
 PREFECT = f"http://127.0.0.1:{os.environ.get('PREFECT_PORT', '4200')}"
 MLFLOW = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', '5000')}"
 QUIET = {
@@ -41,6 +44,9 @@ QUIET = {
 WATCHED = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # infra/automations.py waits for three of them
     "PREFECT_LOGGING_EXTRA_LOGGERS": "ddlm",
+    # In memory, by default: a server that is started again then refuses to renew a running flow's place among its
+    # deployment's concurrent runs, and Prefect ends the flow for that.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
@@ -71,13 +77,19 @@ class Service:
             return None
 
     def family(self) -> list[psutil.Process]:
-        """The process and what it started, also when it was killed and they were not. A session keeps its number."""
+        """The process and what it started, or what is left of them: a session keeps its number to its last member.
+
+        Of a worker that was killed, not its runs, which have sessions of their own and go on.
+        """
+        process = self.process()
         try:
-            record = json.loads(self.record.read_text())
+            session = json.loads(self.record.read_text())["pid"]
         except (OSError, ValueError):
             return []
-        earliest = record["started"] - CLOCK_TOLERANCE_S
-        return [each for each in psutil.process_iter() if belongs(each, record["pid"], earliest)]
+        if process is None and psutil.pid_exists(session):  # the number is somebody else's by now
+            return []
+        members = [each for each in psutil.process_iter() if is_member(each, session)]
+        return [*{*members, *(process.children(recursive=True) if process else ())}]
 
     def start(self) -> None:
         """Raises: SystemExit with one line when it does not come up."""
@@ -86,8 +98,7 @@ class Service:
         self.record.parent.mkdir(parents=True, exist_ok=True)
         if self.health:  # half of a killed server may still hold its port; a killed worker's run may go on
             end(self.family())
-        if self.health and answers(self.health):
-            sys.exit(f"{self.name}: something else answers at {self.health}; stop it, or choose another port")
+            self.require_free_port()
         with self.log.open("ab") as log:
             process = psutil.Popen(
                 self.command,
@@ -100,6 +111,16 @@ class Service:
         self.record.write_text(json.dumps({"pid": process.pid, "started": process.create_time()}))
         wait(lambda: self.health is None or answers(self.health), process, self)
 
+    def require_free_port(self) -> None:
+        port = int(urlsplit(str(self.health)).netloc.rpartition(":")[2])
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just been given up is free
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                variable = f"{self.name.upper()}_PORT"
+                sys.exit(f"{self.name}: port {port} is taken ({error.strerror}); stop what is there, or set {variable}")
+
     def stop(self) -> None:
         """SIGTERM to the process, which stops what it started; then to what is left of them."""
         process, family = self.process(), self.family()
@@ -110,11 +131,10 @@ class Service:
         self.record.unlink(missing_ok=True)
 
 
-def belongs(process: psutil.Process, session: int, earliest: float) -> bool:
+def is_member(process: psutil.Process, session: int) -> bool:
     try:
-        is_one = os.getsid(process.pid) == session and process.create_time() >= earliest
-        return is_one and process.status() != psutil.STATUS_ZOMBIE
-    except (OSError, psutil.NoSuchProcess):
+        return os.getsid(process.pid) == session
+    except OSError:
         return False
 
 
@@ -124,7 +144,8 @@ def end(processes: list[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
     for process in psutil.wait_procs(processes, STOP_TIMEOUT_S)[1]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def services() -> list[Service]:
@@ -184,10 +205,13 @@ def wait(is_up: Callable[[], bool], process: psutil.Popen, service: Service) -> 
 
 
 def deploy() -> None:
-    """Pools, queues, deployments and automations, with what is installed here."""
+    """Pools, queues, deployments and automations, with what is installed here; once, until `stop`."""
+    if DEPLOYED.exists():
+        return
     done = subprocess.run(["make", "deploy", f"BIN={BIN}", "STAMP="], env=environment(), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"deploy: failed, and said:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    DEPLOYED.touch()
 
 
 def start() -> None:
@@ -210,6 +234,7 @@ def status() -> None:
 def stop() -> None:
     for service in reversed(services()):
         service.stop()
+    DEPLOYED.unlink(missing_ok=True)
     status()
 
 

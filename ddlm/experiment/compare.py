@@ -9,7 +9,7 @@ from typing import Any
 
 from ddlm.artifacts import digest_of, write_atomically
 from ddlm.config import home
-from ddlm.experiment.view import relative
+from ddlm.experiment.view import relative, require_folder_name
 from ddlm.tracking.comparison import UNKNOWN, Choice, Group, RunSearch, grouped, rows
 
 
@@ -35,7 +35,11 @@ class Comparison:
 def compare_runs(choice: Choice, *, name: str | None = None, uri: str | None = None) -> Comparison:
     """Write `comparisons/<name>/`; the name is made from the runs, if not given. Raises: UserError without runs."""
     groups = grouped(RunSearch(uri).find(choice))
-    called = name or f"runs-{digest_of([[run.id for run in group.runs] for group in groups])[:8]}"
+    called = (
+        require_folder_name(name)
+        if name
+        else f"runs-{digest_of([[run.id for run in group.runs] for group in groups])[:8]}"
+    )
     folder = home() / "comparisons" / called
     folder.mkdir(parents=True, exist_ok=True)
     made = Comparison(called, folder, rows(groups), draw(groups, folder))

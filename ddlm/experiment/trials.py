@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ddlm.artifacts import digest_of
 from ddlm.config import Section, UserError, dump_toml
 from ddlm.experiment import Experiment, load_experiment
+from ddlm.experiment.view import require_folder_name
 
 if TYPE_CHECKING:
     import optuna
@@ -223,6 +224,8 @@ class Plan:
         if not self.values or not all(self.values.values()):
             empty = next((key for key, values in self.values.items() if not values), "the grid or study")
             raise UserError(f'sweep: {empty} has no values to try; write, for example, {{"model.num_layers": [2, 4]}}')
+        if self.name is not None:
+            require_folder_name(self.name)
         if not self.needs_evaluation and self.metric not in VALIDATIONS:
             raise UserError(f"sweep: metric {self.metric!r}; wanted evaluation/… or one of {', '.join(VALIDATIONS)}")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,13 @@ class Summary:
 def relative(path: Path) -> Path:
     """As one would type it from here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def require_folder_name(name: str) -> str:
+    """Raises: UserError for a name that would lead elsewhere."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"name {name!r}: wanted letters, digits, _, - and ., since it names a folder")
+    return name
 
 
 def assemble(experiment: Experiment, done: Mapping[str, Artifact]) -> Path:

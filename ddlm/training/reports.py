@@ -57,10 +57,18 @@ class Reporter:
     @contextmanager
     def following(self, state: TrainState) -> Iterator[None]:
         """Shows a bar from the state's step on, and traces the first few steps if that is asked for."""
+        if state.step and self.ranks.is_first:
+            self._recall(state)
         self._open_window(state)
         traces = traced(self.trace) if self.trace else nullcontext(lambda: None)
         with bar("training, steps", self.config.steps, state.step) as self._show, traces as self._traced:
             yield
+
+    def _recall(self, state: TrainState) -> None:
+        """Log the curve up to here: this run is tracked anew, and the one that was killed kept what it had sent."""
+        logger.info("train: continuing after step %d of %d", state.step, self.config.steps)
+        for point in state.curve:
+            self.run.log({name: value for name, value in point.items() if name != "step"}, int(point["step"]))
 
     def waited_for(self, batches: Iterator[Tensor]) -> Tensor:
         """The next batch, and a note of how long it took to come."""

@@ -18,16 +18,21 @@ from uuid import UUID
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 
 from ddlm.artifacts import MANIFEST, check
 from ddlm.tracking.mlflow_client import connect
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240.0
-LONG = {"training.steps": 1500, "training.log_every_steps": 10, "training.validate_every_steps": 500,
-        "training.save_every_steps": 50}  # fmt: skip
-"""A training of some 20 seconds with a checkpoint every second."""
+PATIENCE_S = 300.0
+LONG = {
+    "training.steps": 800,
+    "training.log_every_steps": 10,
+    "training.validate_every_steps": 400,
+    "training.save_every_steps": 50,
+}
+"""A training of some 15 seconds on one free core, with a checkpoint every second."""
 
 
 def free_port() -> int:
@@ -36,7 +41,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(is_so: Callable[[], Any], says: Callable[[], object] = lambda: "", patience_s: float = PATIENCE_S) -> Any:
+def wait_until(
+    is_so: Callable[[], Any], says: Callable[[], object] = lambda: "", patience_s: float = PATIENCE_S
+) -> Any:
     deadline = time.monotonic() + patience_s
     while not (found := is_so()):
         assert time.monotonic() < deadline, says()
@@ -80,10 +87,31 @@ class Plane:
         return psutil.Process(json.loads((self.home / "control" / f"{service}.json").read_text())["pid"])
 
     def kill(self, service: str) -> None:
-        """kill -9 of the process that was started, not of its children."""
+        """kill -9, and no farewell: of a server all its processes, of the worker not the runs that it started."""
         process = self.process(service)
-        process.kill()
-        wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        for each in [process, *(process.children() if service != "worker" else ())]:
+            self.end(each)
+
+    wait_until = staticmethod(wait_until)
+
+    def stays(self, run: UUID, name: str, for_s: float) -> None:
+        until = time.monotonic() + for_s
+        while time.monotonic() < until:
+            assert self.is_in(run, name), self.story(run)
+            time.sleep(1)
+
+    @staticmethod
+    def end(process: psutil.Process, number: int = signal.SIGKILL) -> None:
+        """Send a signal and wait until the process is gone; half a minute is what a training may take to save."""
+        process.send_signal(number)
+        wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, patience_s=30)
+
+    def leave_to_the_tests(self) -> None:
+        """A new corpus would start a retraining of its own, which waits for the same locks."""
+        with self.client as client:
+            for automation in client.read_automations():
+                if not automation.name.startswith("ddlm: "):
+                    client.pause_automation(automation.id)
 
     def submit(self, seed: int, until: str = "train", **overrides: Any) -> UUID:
         """A run of the deployment full-pipeline."""
@@ -116,7 +144,8 @@ class Plane:
         def find() -> psutil.Process | None:
             for process in psutil.process_iter():
                 with suppress(psutil.Error):
-                    if process.environ().get("PREFECT__FLOW_RUN_ID") == str(run) and is_engine(process):
+                    is_its = process.environ().get("PREFECT__FLOW_RUN_ID") == str(run)
+                    if is_its and "prefect.engine" in process.cmdline():
                         return process
             return None
 
@@ -128,7 +157,7 @@ class Plane:
         return sorted(int(path.name[5:]) for path in scratch.glob("step-*")) if scratch else []
 
     def wait_until_training(self, run: UUID) -> None:
-        """Until it has saved twice."""
+        """Until a training that was not there yet has saved twice."""
         known = set(self.home.glob("artifacts/.scratch/train-*/step-00000100"))
 
         def has_saved() -> bool:
@@ -147,9 +176,8 @@ class Plane:
         client = connect(self.mlflow)
         experiments = [each.experiment_id for each in client.search_experiments()]
         tagged = client.search_runs(experiments, f"tags.`prefect.flow_run_id` = '{run}'", max_results=50)
-        ids = [each.info.run_id for each in tagged if each.info.status == "FINISHED"]
-        (parent,) = ids
-        below = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`ddlm.stage` = 'train'"
+        (parent,) = [each for each in tagged if each.info.status == "FINISHED"]
+        below = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`ddlm.stage` = 'train'"
         (stage,) = client.search_runs(experiments, below, max_results=50)
         return [point.step for point in client.get_metric_history(stage.info.run_id, "train/nll_nats")]
 
@@ -162,8 +190,6 @@ class Plane:
 
     def trained(self, run: UUID) -> list[int]:
         """The steps that its log names, in the order in which they were taken."""
-        from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-
         wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]))
         found: list[Any] = []
         with self.client as client:
@@ -171,6 +197,15 @@ class Plane:
                 found += page
         said = [line.message.split() for line in sorted(found, key=lambda line: line.timestamp)]
         return [int(words[2]) for words in said if words[:2] == ["train:", "step"]]
+
+    def require_continued(self, run: UUID, saved: int, before: dict[Path, int]) -> None:
+        """The run ends; what was finished was not built again; training went on behind the step that was saved."""
+        self.wait_for(run, "Completed")
+        assert before.items() <= self.built().items()
+        steps = self.trained(run)
+        again = next((index for index in range(1, len(steps)) if steps[index] <= steps[index - 1]), len(steps))
+        assert all(step > saved for step in steps[again:])
+        self.require_whole(run)
 
     def require_whole(self, run: UUID) -> None:
         """Nothing half is visible; the curve and the tracked metrics have every reported step exactly once."""
@@ -181,21 +216,12 @@ class Plane:
         assert sorted(self.steps(run)) == every
 
 
-def is_engine(process: psutil.Process) -> bool:
-    """Not the shell or the supervisor around it, which have its environment too."""
-    return not process.children()
-
-
-def kill(process: psutil.Process, number: int = signal.SIGKILL) -> None:
-    process.send_signal(number)
-    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
-
-
 @pytest.fixture(scope="session")
 def a_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     plane = Plane(tmp_path_factory.mktemp("plane"), free_port(), free_port())
     try:
         plane.local("start")
+        plane.leave_to_the_tests()
         yield plane
     finally:
         plane.local("stop")
@@ -206,3 +232,10 @@ def plane(a_plane: Plane) -> Plane:
     """Whole again, whatever the test before it broke."""
     a_plane.local("start")
     return a_plane
+
+
+@pytest.fixture
+def settings() -> list[str]:
+    """The long training for the command line."""
+    overrides = {**LONG, "tracking.backend": "none"}
+    return [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]

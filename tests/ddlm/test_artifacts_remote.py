@@ -62,17 +62,19 @@ import sys
 from pathlib import Path
 from ddlm.artifacts import ArtifactStore, Leases, Remote
 from ddlm.cli import logging_to_stderr
+from ddlm.config import parse_override
 from ddlm.experiment import load_experiment
 from ddlm.experiment.stages import Session, run_plainly
 
-config, root, url, steps = sys.argv[1:]
+config, root, url, *settings = sys.argv[1:]
 remote = Remote(url)
 store = ArtifactStore(Path(root), remote, Leases(remote, expiry_s=3.0, poll_s=0.1))
-overrides = {"tracking.backend": "none", "training.steps": int(steps), "training.save_every_steps": 25}
+overrides = {"tracking.backend": "none", **dict(map(parse_override, settings))}
 with logging_to_stderr():
     print(run_plainly(Session(load_experiment(config, overrides), store=store), "train")["train"].digest)
 """
-STEPS = 600
+LONG = ["training.steps=500", "training.save_every_steps=50", "training.validate_every_steps=250"]
+"""A training that lasts seconds, so that it can be killed on its way."""
 
 
 @pytest.fixture(scope="module")
@@ -414,13 +416,14 @@ def test_a_pipeline_built_on_one_machine_is_all_cached_on_another(url: str, tmp_
 
 
 @pytest.mark.services
+@pytest.mark.timeout(600)
 def test_a_training_killed_on_one_machine_ends_on_another_as_if_it_had_not_been(url: str, tmp_path: Path) -> None:
-    wanted = ("--until", "train", "--set", f"training.steps={STEPS}", "--set", "training.save_every_steps=25")
+    wanted = ("--until", "train", *(word for setting in LONG for word in ("--set", setting)))
     first = run(tmp_path / "a", url, *wanted)
     _wait_until(lambda: objects().glob(f"{url}/.scratch/train-*/step-*/{MANIFEST}"), 120)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    command = [sys.executable, "-c", RESUME, str(TINY), str(tmp_path / "b"), url, str(STEPS)]
+    command = [sys.executable, "-c", RESUME, str(TINY), str(tmp_path / "b"), url, *LONG]
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True)
     assert re.search(r"going on from step-\d+ of another machine", second.stderr)
     finish(run(tmp_path / "alone", "", *wanted))

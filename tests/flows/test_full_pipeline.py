@@ -170,6 +170,6 @@ def test_the_run_shows_its_summary_its_scores_and_its_pictures(work: ModuleType)
         "tiny-scores": "table",
         "tiny-denoising": "markdown",
     }
-    assert "bits per byte" in shown["tiny-summary"].data
+    assert "Bits per byte" in shown["tiny-summary"].data
     assert "bits_per_byte" in shown["tiny-scores"].data
     assert "denoising.gif" in shown["tiny-denoising"].data

@@ -126,7 +126,7 @@ class Box:
         return done.stderr
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def new_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Box]]:
     """Starts boxes that are trusted; each is stopped by the process that it is."""
     boxes = []
@@ -153,6 +153,13 @@ def new_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         box.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def box(new_box: Callable[..., Box]) -> Box:
     return new_box()
+
+
+@pytest.fixture(scope="session")
+def ready(box: Box) -> Box:
+    """The same one, bootstrapped."""
+    box.ok("bootstrap", "--python", sys._base_executable)  # type: ignore[attr-defined]
+    return box

@@ -1,10 +1,17 @@
 """What reaches a box, without a box."""
 
+import errno
 import importlib
+import os
 import shutil
+import signal
+import socket
+import stat
 import subprocess
 import sys
+import time
 from configparser import ConfigParser
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -132,6 +139,65 @@ def test_boxes_are_not_given_twice(hosts):
         load("boxes").chosen(Connection("b"), "gpu")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "b: no machine has that name"),
+        (TimeoutError("timed out"), r"b: no connection \(timed out\)"),
+        (EOFError(), r"b: no connection \(EOFError\)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "here, on this machine: .*No space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "outputs"), "here, on this machine: .*outputs"),
+    ],
+)
+def test_what_goes_wrong_on_the_way_is_said_in_a_line(error, said):
+    with pytest.raises(Exit, match=said), load("boxes").explained(Connection("b")):
+        raise error
+
+
 @pytest.mark.parametrize("script", ["job.sh", "install.sh", "doctor.sh"])
 def test_a_script_for_the_box_is_plain_sh(script):
     subprocess.run(["sh", "-n", INFRA / script], check=True)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Starts a job as a box does, in a session of its own and at a home with a tree and an .env."""
+    (tmp_path / "ddlm" / "trees" / "abc").mkdir(parents=True)
+    (tmp_path / "ddlm" / "current").symlink_to("trees/abc")
+    (tmp_path / "ddlm" / ".env").write_text("TOKEN='a b'\n")
+    started = []
+
+    def start(*words):
+        environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        started.append(subprocess.Popen(["sh", INFRA / "job.sh", *words], env=environment, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_job_runs_in_its_tree_with_the_env_file_and_says_how_it_ended(job, tmp_path):
+    assert job("run", "once", "sh", "-c", "env; exit 3").wait() == 3
+    folder = tmp_path / "ddlm"
+    found = dict(line.split("=", 1) for line in (folder / "run.log").read_text().splitlines())
+    assert found["PWD"] == found["PYTHONPATH"] == str(folder / "trees" / "abc")
+    assert found["DDLM_HOME"] == str(folder / "outputs")
+    assert found["TOKEN"] == "a b"
+    assert found["DO_NOT_TRACK"] == "true"
+    assert (folder / "run.rc").read_text() == "3\n"
+    assert stat.S_IMODE((folder / "run.log").stat().st_mode) == 0o600
+
+
+def test_a_job_that_is_killed_is_started_again_until_it_is_stopped(job, tmp_path):
+    process = job("worker", "again", "sh", "-c", "kill -9 $$")
+    log = tmp_path / "ddlm" / "worker.log"
+    deadline = time.monotonic() + 30
+    while not (log.exists() and "starting again" in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert job("worker", "again", "true").wait() == 75
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(5) == 137

@@ -1,7 +1,6 @@
 """`fab -r infra` against a real sshd on loopback, with keys and homes of the tests' own."""
 
 import importlib
-import json
 import os
 import stat
 import subprocess
@@ -18,16 +17,8 @@ ROOT = Path(__file__).parents[2]
 HEAD = subprocess.run(
     ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
 ).stdout.strip()
-NASTY = """Once "upon" it's $(touch hacked) `touch hacked` ; a  b"""
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def ready(box):
-    """A box that was bootstrapped."""
-    box.ok("bootstrap", "--python", sys._base_executable)
-    return box
 
 
 def current(box):
@@ -79,21 +70,6 @@ def test_no_python_there_is_one_line(new_box):
     said = other.refused("bootstrap", "--python", "python-that-is-not-there")
     assert "no Python 3.11 or newer" in said
     assert "python-that-is-not-there" in said
-
-
-def test_an_override_arrives_unharmed_and_results_come_back(ready):
-    said = ready.ok(
-        "run", "--experiment", "configs/tiny.toml", "--set", f"rendering.prompt={NASTY}", "--set", "training.steps=2",
-        "--set", "name=a-run", "--set", "tracking.backend=none", "--set", "evaluation.num_samples=1",
-    )  # fmt: skip
-    assert "outputs/a-run is in" in said
-    (folder,) = (ready.folder / "here" / "127.0.0.1").iterdir()
-    experiment = (folder / "a-run" / "model" / "experiment.toml").read_text()
-    assert json.dumps(NASTY) in experiment
-    assert (folder / "a-run" / "model" / "model.safetensors").is_file()
-    assert not [*ready.home.rglob("hacked"), *ready.folder.glob("hacked"), *ROOT.glob("hacked")]
-    assert "a-run" in ready.ok("list-runs")
-    assert "stages" in ready.ok("attach")
 
 
 def test_a_wrong_override_is_refused_before_anything_runs(ready):
@@ -160,6 +136,8 @@ def test_a_missing_env_is_one_line_here_and_there(new_box):
     other = new_box()
     assert "no such file" in other.refused("sync-env", "not there")
     assert "PREFECT_API_URL" in other.refused("worker-start")
+    assert "no worker is running" in other.refused("worker-status")
+    assert "no run was ever started" in other.refused("attach")
 
 
 def test_the_doctor_names_what_is_missing(new_box, ready):

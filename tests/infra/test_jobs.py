@@ -1,6 +1,6 @@
 """A worker on a box, through a tunnel to a real Prefect server; the box dies and another one ends its run."""
 
-import os
+import json
 import re
 import signal
 import subprocess
@@ -20,10 +20,12 @@ ROOT = Path(__file__).parents[2]
 HEAD = subprocess.run(
     ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
 ).stdout.strip()
-PATIENCE_S = 150
+NASTY = """Once "upon" it's $(touch hacked) `touch hacked` ; a  b"""
+PATIENCE_S = 120
+OVERRIDES = {"training.steps": 120, "tracking.backend": "none", "name": "moved"}
 PREFECT = [sys.executable, "-m", "prefect"]
 
-pytestmark = [pytest.mark.services, pytest.mark.slow]
+pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +42,8 @@ def server(tmp_path_factory):
             yield url
 
 
-def prefect(*words, url=None):
-    environment = {**os.environ, **({"PREFECT_API_URL": url} if url else {})}
-    done = subprocess.run([*PREFECT, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def prefect(*words):
+    done = subprocess.run([*PREFECT, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -76,7 +77,7 @@ def log_of(box):
 
 
 def checkpoints_of(box):
-    return list((box.home / "ddlm" / "outputs" / "artifacts").rglob("step-*"))
+    return set((box.home / "ddlm" / "outputs" / "artifacts").rglob("step-*"))
 
 
 def give_secrets(box, url):
@@ -95,47 +96,74 @@ def stages_of(box):
 
 
 @pytest.fixture(scope="module")
-def boxes(new_box):
-    """Two that mount one disk, with the libraries and the artifacts on it."""
-    first, second = new_box(), new_box()
-    first.ok("bootstrap", "--python", sys._base_executable)
-    (second.home / "ddlm").mkdir()
+def first(ready, server):
+    """A box that reaches the server, as its .env says."""
+    with tunnel(ready, server) as url:
+        give_secrets(ready, url)
+        yield ready
+
+
+@pytest.fixture
+def second(first, new_box):
+    """Another one that mounts the same disk, with the libraries and the artifacts on it."""
+    box = new_box()
+    (box.home / "ddlm").mkdir()
     for shared in (".venv", "outputs"):
-        (second.home / "ddlm" / shared).symlink_to(first.home / "ddlm" / shared)
-    second.ok("bootstrap")
-    return first, second
+        (box.home / "ddlm" / shared).symlink_to(first.home / "ddlm" / shared)
+    assert "installed already" in box.ok("bootstrap")
+    return box
 
 
-def test_a_run_whose_box_dies_is_ended_by_another_box(server, boxes):
-    first, second = boxes
-    overrides = {"training.steps": 100, "tracking.backend": "none", "name": "moved"}
-    with tunnel(first, server) as url:
-        give_secrets(first, url)
-        assert "worker is running" in first.ok("worker-start", "--queue", "on-boxes")
-        assert HEAD[:12] in first.ok("worker-status")
-        assert "a worker is going on there" in first.refused("worker-start")
-        wait_until(lambda: "Worker" in first.ok("worker-logs"))
-        run = run_deployment(
-            "full-pipeline/full-pipeline", timeout=0, work_queue_name="on-boxes",
-            parameters={"experiment": "configs/tiny.toml", "overrides": overrides, "until": "train"},
-        ).id  # fmt: skip
-        wait_until(lambda: checkpoints_of(first), lambda: log_of(first))
-        assert state_of(run).is_running()
-        for process in first.processes():
-            process.kill()
+def test_an_override_arrives_unharmed_and_results_come_back(first):
+    said = first.ok(
+        "run", "--experiment", "configs/tiny.toml", "--set", f"rendering.prompt={NASTY}", "--set", "training.steps=2",
+        "--set", "name=a-run", "--set", "tracking.backend=none", "--set", "evaluation.num_samples=2",
+    )  # fmt: skip
+    assert "outputs/a-run is in" in said
+    (model,) = (first.folder / "here" / "127.0.0.1").glob("*/a-run/model")
+    assert json.dumps(NASTY) in (model / "experiment.toml").read_text()
+    assert (model / "model.safetensors").is_file()
+    assert not [*first.home.rglob("hacked"), *first.folder.glob("hacked"), *ROOT.glob("hacked")]
+    assert "a-run" in first.ok("list-runs")
+    assert "stages" in first.ok("attach")
+
+
+def test_a_run_whose_box_dies_is_ended_by_another_box(server, first, second):
+    assert "worker is running" in first.ok("worker-start", "--queue", "on-boxes")
+    assert HEAD[:12] in first.ok("worker-status")
+    assert "a worker is going on there" in first.refused("worker-start")
+    before = checkpoints_of(first)
+    run = run_deployment(
+        "full-pipeline/full-pipeline", timeout=0, work_queue_name="on-boxes",
+        parameters={"experiment": "configs/tiny.toml", "overrides": OVERRIDES, "until": "train"},
+    ).id  # fmt: skip
+    wait_until(lambda: checkpoints_of(first) - before, lambda: log_of(first))
+    assert "Worker" in first.ok("worker-logs")
+    assert state_of(run).is_running()
+    for process in first.processes():
+        process.kill()
     assert "no worker is running" in first.refused("worker-status")
     with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run, Crashed(), force=True)
+        client.set_flow_run_state(run, Crashed(), force=True)  # a person says so: on that box nothing can any more
     with tunnel(second, server) as url:
         give_secrets(second, url)
+        before = checkpoints_of(second)
+        second.ok("worker-start", "--queue", "on-boxes")
+        prefect("flow-run", "retry", str(run))
+        wait_until(lambda: checkpoints_of(second) - before, lambda: log_of(second))
+        second.ok("worker-stop")
+        assert not second.processes()
+        assert state_of(run).is_crashed(), log_of(second)
         second.ok("worker-start", "--queue", "on-boxes")
         prefect("flow-run", "retry", str(run))
         wait_until(lambda: state_of(run).is_final(), lambda: log_of(second))
         assert state_of(run).is_completed(), log_of(second)
         assert stages_of(second) == {
-            **dict.fromkeys(("corpus", "tokenizer", "shards"), "Cached"),
+            "corpus": "Cached",
+            "tokenizer": "Cached",
+            "shards": "Cached",
             "train": "Completed",
-        }, log_of(second)
+        }
         second.ok("fetch", "outputs/moved")
         second.ok("worker-stop")
     assert not second.processes()

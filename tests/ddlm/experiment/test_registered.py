@@ -26,11 +26,11 @@ WEIGHTS = "model.safetensors"
 SMALL = {
     "evaluation.stories": 8,
     "evaluation.masks_per_row": 4,
-    "evaluation.num_samples": 4,
-    "evaluation.num_continuations": 2,
+    "evaluation.num_samples": 2,
+    "evaluation.num_continuations": 1,
     "evaluation.chain_rule_stories": 0,
     "evaluation.num_infills": 0,
-    "sampling.num_sampling_steps": 4,
+    "sampling.num_sampling_steps": 2,
 }
 
 Publish = Callable[..., dict[str, object]]
@@ -39,8 +39,8 @@ Publish = Callable[..., dict[str, object]]
 @pytest.fixture
 def corpora(tiny_artifacts: dict[str, Artifact], tmp_path: Path) -> dict[str, Path]:
     """The validation stories of two weeks."""
-    stories = read_stories(tiny_artifacts["corpus"].path, "validation")
-    texts = {"old": stories[:8], "new": stories[8:16]}
+    stories = [text[:120].strip() for text in read_stories(tiny_artifacts["corpus"].path, "validation")]  # a row each
+    texts = {"old": stories[:6], "new": stories[6:12]}
     for name, part in texts.items():
         (tmp_path / name).mkdir()
         pq.write_table(pa.table({"text": part}), tmp_path / name / "validation.parquet")
@@ -220,6 +220,7 @@ def test_without_data_the_stories_of_the_publication_are_taken_while_they_are_th
     publish_on: Publish, tiny_model: Path, corpora: dict[str, Path], home: Path
 ) -> None:
     publish_on(tiny_model, "old")
+    shutil.copytree(corpora["new"], home / "artifacts" / "corpus" / "other")
     with pytest.raises(UserError, match="the stories that this model was published with are not here; give data"):
         evaluate("ddlm-tale/1", None)
     shutil.copytree(corpora["old"], home / "artifacts" / "corpus" / "key")

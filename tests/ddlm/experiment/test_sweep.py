@@ -70,7 +70,7 @@ def runs_of(client: MlflowClient) -> list[Run]:
 def test_a_grid_leaves_its_best_configuration_and_a_table(shared: Path) -> None:
     outcome = swept(plan(grid=RATES, name="rates"))
     assert outcome.folder == shared / "sweeps" / "rates"
-    table = list(csv.DictReader((outcome.folder / "trials.csv").open()))
+    table = list(csv.DictReader((outcome.folder / "trials.csv").read_text().splitlines()))
     values = {float(line["training.learning_rate"]): float(line["val/bits_per_byte"]) for line in table}
     best = min(values, key=lambda rate: values[rate])
     document = tomllib.loads((outcome.folder / "best.toml").read_text())
@@ -86,7 +86,7 @@ def test_trials_share_what_they_have_in_common(shared: Path) -> None:
 
 
 def test_maximising_takes_the_other_end(shared: Path) -> None:
-    outcome = swept(plan(grid=RATES, metric="val/accuracy", direction="maximize"))
+    outcome = swept(plan(grid=RATES, direction="maximize"))
     values = [result.value for result in outcome.results]
     assert outcome.best.value == max(value for value in values if value is not None)
 
@@ -124,7 +124,7 @@ def test_a_trial_that_can_not_run_leaves_the_sweep_going(shared: Path) -> None:
 
 
 def test_without_a_complete_trial_the_reason_is_said(shared: Path) -> None:
-    with pytest.raises(UserError, match="sweep big: no trial was completed: training.batch_size 1048576: the"):
+    with pytest.raises(UserError, match=r"sweep big: no trial was completed: training\.batch_size 1048576: "):
         swept(plan(grid={"training.batch_size": [2**20]}, name="big"))
 
 
@@ -227,6 +227,7 @@ def test_a_sweep_by_a_study_trains_and_is_complete_when_it_is_run_again(shared: 
         ({"grid": {"seed": [1], "training.learning_rate": []}}, r"sweep: training\.learning_rate has no values to try"),
         ({}, "sweep: got neither; give either a grid or a study"),
         ({"grid": RATES, "study": SPACE}, "sweep: got both; give either a grid or a study"),
+        ({"grid": RATES, "name": "../rates"}, r"name '\.\./rates': wanted letters, digits"),
         ({"grid": RATES, "metric": "loss"}, r"sweep: metric 'loss'; wanted evaluation/… or one of val/bits_per_byte"),
     ],
 )
@@ -269,7 +270,7 @@ def test_a_metric_that_was_not_measured_names_those_that_were(shared: Path) -> N
         "evaluation.num_samples": 2, "evaluation.num_continuations": 1, "evaluation.chain_rule_stories": 0,
         "evaluation.num_infills": 0, "sampling.num_sampling_steps": 2,
     }  # fmt: skip
-    with pytest.raises(UserError, match="evaluation/loss was not measured; wanted one of .*evaluation/bits_per_byte"):
+    with pytest.raises(UserError, match=r"evaluation/loss was not measured; wanted one of .*evaluation/bits_per_byte"):
         swept(plan({**UNTRACKED, **small}, grid={"training.learning_rate": [1e-3]}, metric="evaluation/loss"))
     outcome = swept(plan({**UNTRACKED, **small}, grid={"seed": [1]}, metric="evaluation/bits_per_byte"))
     (scores,) = shared.glob("artifacts/evaluate/*/scores.json")

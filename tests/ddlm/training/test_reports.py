@@ -75,3 +75,10 @@ def test_accumulation_does_not_change_the_gradient(train: Train, recorder: Any) 
     (_, one), (_, four) = recorder.metrics
     assert one["train/grad_norm"] == pytest.approx(four["train/grad_norm"], rel=1e-4)
     assert one["train/nll_nats"] == pytest.approx(four["train/nll_nats"], rel=1e-5)
+
+
+def test_a_run_that_continues_tells_its_new_log_what_came_before(train: Train, recorder: Any) -> None:
+    train("run", steps=4, log_every_steps=2)
+    train("run", recorder, steps=8, log_every_steps=2)
+    assert [step for step, _ in recorder.metrics] == [2, 4, 6, 8]
+    assert recorder.metrics[0][1].keys() >= {"train/nll_nats", "train/lr"}
