@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ddlm.cli.writing import JsonOption, ModelArgument, PromptArgument, SeedOption, StepsOption, sampling_from
-from ddlm.config import Section, UserError, parse, parse_override, with_overrides
+from ddlm.config import parse_override
 from ddlm.diffusion import SamplingConfig
-from ddlm.evaluation import BUDGETS, EvaluationConfig
+from ddlm.experiment.evaluations import settings_of
 from ddlm.export import ExportConfig
 from ddlm.rendering import RenderingConfig, require_theme
 
@@ -49,7 +49,9 @@ def evaluate(
 
       ddlm evaluate quick --data validation.parquet --twin twin --judge stories15M --frontier -o report
     """
-    wanted = settings_of(budget, set_, judge=judge, twin=twin, pairs=pairs, frontier=budget if frontier else None)
+    given = {"judge": judge, "twin": twin, "pairs": pairs, "frontier": budget if frontier else None}
+    chosen = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
+    wanted = settings_of(budget, chosen | dict(map(parse_override, set_ or [])))
     from ddlm.data.corpus import read_source
     from ddlm.evaluation import scores, stage
     from ddlm.evaluation.sweep import Sweep, processes
@@ -70,22 +72,6 @@ def evaluate(
         output.mkdir(parents=True, exist_ok=True)
         stage.write(found, output, stories)
     typer.echo(json.dumps(found.scores)) if json_ else show(found.scores)
-
-
-class Wanted(Section):
-    """What a command may set, named as it is written: SECTION.KEY."""
-
-    evaluation: EvaluationConfig
-    sampling: SamplingConfig = SamplingConfig()
-
-
-def settings_of(budget: str, overrides: list[str] | None, **given: str | None) -> Wanted:
-    """A budget with what the command line gives. Raises: UserError for an unknown budget or key, or a bad value."""
-    if budget not in BUDGETS:
-        raise UserError(f"unknown budget {budget!r}; wanted one of {', '.join(BUDGETS)}")
-    chosen = BUDGETS[budget].model_dump() | {name: value for name, value in given.items() if value is not None}
-    document = with_overrides({"evaluation": chosen}, dict(map(parse_override, overrides or [])))
-    return parse(Wanted, document, source="this command")
 
 
 def show(scores: Mapping[str, Any]) -> None:

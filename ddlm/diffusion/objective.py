@@ -102,8 +102,8 @@ def bound_weights(config: ObjectiveConfig, count: Int[Tensor, " rows"], seq_len:
     """A row's nats over its masked positions, times this: an unbiased estimate of its negative ELBO in nats.
 
     1 / (p(k) · k), which is seq_len / k under the linear schedule; so it is 1 of the twin, whose sum is the negative
-    log-likelihood itself. With complementary masks and another schedule it is the mean over a pair that is unbiased, not each
-    of its rows.
+    log-likelihood itself. With complementary masks and another schedule it is the mean over a pair that is unbiased,
+    not each of its rows.
     """
     return (1 / (count_probability(config, seq_len)[count - 1] * count)).float()
 

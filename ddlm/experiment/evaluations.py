@@ -43,8 +43,10 @@ class Rescored:
         return "\n".join([*lines, "", f"Report: `{relative(self.folder / 'report.html')}`", "", self.note])
 
 
-def settings_of(budget: Budget, overrides: Mapping[str, Any] | None) -> Settings:
-    """A budget with overrides. Raises: UserError for a key or value that no evaluation has."""
+def settings_of(budget: str, overrides: Mapping[str, Any] | None) -> Settings:
+    """A budget with overrides. Raises: UserError for an unknown budget, and a key or value that no evaluation has."""
+    if budget not in BUDGETS:
+        raise UserError(f"unknown budget {budget!r}; wanted one of {', '.join(BUDGETS)}")
     document = {"evaluation": BUDGETS[budget].model_dump(mode="json", exclude_none=True)}
     return parse(Settings, with_overrides(document, overrides or {}), source="evaluate")
 

@@ -172,13 +172,18 @@ class Plane:
         return {path: path.stat().st_mtime_ns for path in self.home.glob(f"artifacts/[!.]*/*/{MANIFEST}")}
 
     def steps(self, run: UUID) -> list[int]:
-        """Steps of training in the MLflow run that ended this flow run, as often as they were logged."""
+        """Steps in MLflow's record of the training that came to its end in this flow run, as often as they stand there.
+
+        The record above it is that of an attempt, and may have ended badly after the training.
+        """
         client = connect(self.mlflow)
         experiments = [each.experiment_id for each in client.search_experiments()]
-        tagged = client.search_runs(experiments, f"tags.`prefect.flow_run_id` = '{run}'", max_results=50)
-        (parent,) = [each for each in tagged if each.info.status == "FINISHED"]
-        below = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`ddlm.stage` = 'train'"
-        (stage,) = client.search_runs(experiments, below, max_results=50)
+        attempts = client.search_runs(experiments, f"tags.`prefect.flow_run_id` = '{run}'")
+        below = "tags.`mlflow.parentRunId` = '{}' and tags.`ddlm.stage` = 'train' and attributes.status = 'FINISHED'"
+        found = [
+            each for parent in attempts for each in client.search_runs(experiments, below.format(parent.info.run_id))
+        ]
+        (stage,) = found
         return [point.step for point in client.get_metric_history(stage.info.run_id, "train/nll_nats")]
 
     def curve(self, run: UUID) -> list[int]:

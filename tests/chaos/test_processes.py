@@ -19,18 +19,17 @@ def test_a_killed_process_is_reported_scheduled_again_and_continues(plane: Any) 
     assert plane.run(run).run_count == 2
 
 
-def test_a_run_outlives_its_worker(plane: Any) -> None:
+def test_a_training_outlives_its_worker_and_the_next_worker_ends_the_run(plane: Any) -> None:
+    """Its output goes to a pipe that nobody reads any more, which Prefect takes for a crash: after the stage, not in it."""
     run = plane.submit(seed=2)
     plane.wait_until_training(run)
     before = plane.built()
     plane.kill("worker")
-    plane.require_continued(run, 0, before)
-    assert plane.run(run).run_count == 1
+    plane.wait_until(lambda: len(plane.built()) > len(before), lambda: plane.story(run))
+    trained = plane.built()
     plane.local("start")
-    again = plane.submit(seed=2)
-    plane.wait_for(again, "Completed")
-    assert before.items() <= plane.built().items()
-    assert plane.trained(again) == []
+    plane.require_continued(run, 0, trained)
+    assert len(plane.trained(run)) == len(plane.curve(run))
 
 
 def test_a_run_outlives_the_prefect_server_and_frees_its_place(plane: Any) -> None:
