@@ -18,5 +18,5 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home folder for each test, no server of the user's, and no telemetry."""
     monkeypatch.setenv("DDLM_HOME", str(tmp_path / "outputs"))
     monkeypatch.setenv("DO_NOT_TRACK", "true")
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DDLM_STORE"):
         monkeypatch.delenv(name, raising=False)

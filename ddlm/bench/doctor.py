@@ -29,6 +29,7 @@ def examine() -> dict[str, Any]:
         "precision": "bfloat16" if uses_bfloat16("auto", device) else "float32",
         "home": str(home()),
         "home_can_be_written": os.access(folder, os.W_OK),
+        "store": os.environ.get("DDLM_STORE", "the home folder's"),
         "free_disk_bytes": shutil.disk_usage(folder).free,
         "prefect_server": _server(os.environ.get("PREFECT_API_URL"), "/health"),
         "mlflow_server": _server(os.environ.get("MLFLOW_TRACKING_URI"), "/health"),
