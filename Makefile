@@ -41,7 +41,7 @@ server stop status: $(STAMP)
 worker deploy automations: export DO_NOT_TRACK = true
 worker deploy automations: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 worker: export PREFECT_FLOWS_HEARTBEAT_FREQUENCY ?= 30
-deploy: export PWD = $(CURDIR)
+worker: export PWD = $(CURDIR)
 
 worker: $(STAMP)
 	$(BIN)/prefect worker start --pool $(POOL) --type process --limit 1 $(QUEUES:%=--work-queue %)
@@ -54,7 +54,7 @@ deploy: $(STAMP)
 	$(BIN)/prefect work-queue create scheduled --pool cpu --priority 5 --limit 1 || true
 	$(BIN)/prefect work-queue create training --pool gpu --priority 1 --limit $(GPU_BOXES) || true
 	$(BIN)/prefect work-queue create scheduled --pool gpu --priority 5 --limit $(GPU_BOXES) || true
-	$(BIN)/prefect --no-prompt deploy --all
+	env -u PWD $(BIN)/prefect --no-prompt deploy --all   # so that each worker's own PWD is where it finds the project
 	$(BIN)/python infra/automations.py
 
 # What the server does by itself about crashes; DDLM_ALERTS_URL, where set, is told.

@@ -183,6 +183,7 @@ def environment() -> dict[str, str]:
         "PREFECT_LOCAL_STORAGE_PATH": str(HOME / "prefect" / "results"),
         "PREFECT_API_URL": f"{PREFECT}/api",
         "MLFLOW_TRACKING_URI": MLFLOW,
+        "PWD": str(Path(__file__).resolve().parents[1]),  # where the worker's runs find the project
     }
     return {**os.environ, **QUIET, **WATCHED, **own}
 

@@ -20,7 +20,7 @@ def test_a_killed_process_is_reported_scheduled_again_and_continues(plane: Any) 
 
 
 def test_a_training_outlives_its_worker_and_the_next_worker_ends_the_run(plane: Any) -> None:
-    """Its output goes to a pipe that nobody reads any more, which Prefect takes for a crash: after the stage, not in it."""
+    """Its output goes to a pipe that nobody reads: Prefect takes that for a crash, but after the stage, not in it."""
     run = plane.submit(seed=2)
     plane.wait_until_training(run)
     before = plane.built()
