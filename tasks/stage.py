@@ -1,5 +1,6 @@
 """What the eight tasks share: the key, the retries, and how a stage says that nothing had to be built."""
 
+import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ OPTIONS: dict[str, Any] = {
 
 def build(session: Session, name: str, *inputs: Artifact) -> Any:
     """The stage's artifact; in a state named Cached when the store had it though Prefect had no record."""
+    logging.getLogger("ddlm").setLevel(logging.INFO)  # Prefect passes the library's lines on, but sets no level
     artifact, built = session.run(name, inputs)
     return artifact if built else Completed(name="Cached", data=artifact)
 

@@ -50,9 +50,14 @@ def test_a_run_outlives_the_mlflow_server_and_nothing_it_measured_is_lost(plane:
     plane.wait_until_training(run)
     before = plane.built()
     plane.kill("mlflow")
-    time.sleep(5)  # so that some of it is measured while nobody listens
+    plane.wait_for(run, "Completed")
+    assert before.items() <= plane.built().items()
+    assert list((plane.home / "spool").iterdir())
     plane.local("start")
-    plane.require_continued(run, 0, before)
+    later = plane.submit(seed=40, until="corpus")  # brings along what waited
+    plane.wait_for(later, "Completed")
+    assert not list((plane.home / "spool").iterdir())
+    plane.require_whole(run)
     assert plane.run(run).run_count == 1
 
 
