@@ -104,15 +104,19 @@ def alert_block(client: SyncPrefectClient) -> str | None:
 
 
 def put(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Make it, or make the one of that name like it."""
+    """Make it, or make the one of that name like it. What is like it already is left alone: an update would forget
+    which runs it is just waiting for."""
     known = client.read_automations_by_name(automation.name)
     for extra in known[1:]:
         client.delete_automation(extra.id)
-    if known:
-        client.update_automation(known[0].id, automation)
-    else:
+    if not known:
         client.create_automation(automation)
-    print(f"{'updated' if known else 'created'}  {automation.name}")
+        print(f"created    {automation.name}")
+    elif known[0].model_dump(include=set(AutomationCore.model_fields)) != automation.model_dump():
+        client.update_automation(known[0].id, automation)
+        print(f"updated    {automation.name}")
+    else:
+        print(f"unchanged  {automation.name}")
 
 
 def main() -> None:

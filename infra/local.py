@@ -25,7 +25,7 @@ import psutil
 
 STARTUP_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
-"""A worker hands a running training its signal, and that saves before it ends."""
+"""A training saves before it ends."""
 CLOCK_TOLERANCE_S = 60.0
 """Start times are derived from the wall clock, which may be set while a process lasts."""
 BIN = Path(sys.executable).parent
@@ -122,9 +122,12 @@ class Service:
                 sys.exit(f"{self.name}: port {port} is taken ({error.strerror}); stop what is there, or set {variable}")
 
     def stop(self) -> None:
-        """SIGTERM to the process, which stops what it started; then to what is left of them."""
+        """SIGTERM to the process, then to what is left of those that it started. A worker's runs come first: they
+        save and report, while the worker would kill them at once."""
         process, family = self.process(), self.family()
         if process:
+            if self.health is None:
+                end(process.children())
             process.terminate()
             psutil.wait_procs([process], STOP_TIMEOUT_S)
         end(family)

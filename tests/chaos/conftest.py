@@ -212,6 +212,11 @@ class Plane:
         assert all(step > saved for step in steps[again:])
         self.require_whole(run)
 
+    def require_nothing_redone(self, run: UUID) -> None:
+        """It saved at the step where it was stopped."""
+        steps = self.trained(run)
+        assert len(steps) == len(set(steps))
+
     def require_whole(self, run: UUID) -> None:
         """Nothing half is visible; the curve and the tracked metrics have every reported step exactly once."""
         for folder in self.home.glob("artifacts/[!.]*/*"):

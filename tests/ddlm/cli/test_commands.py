@@ -63,7 +63,9 @@ def test_watching_leaves_the_text_on_stdout(ddlm: Ddlm, tiny_model: Path) -> Non
 
 def test_evaluate_speaks_json_with_the_promised_keys(ddlm: Ddlm, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "stories.txt").write_text(
-        "Tom had a red ball. He ran home to his mom and dad.\nThe dog saw a cat.\n" * 1
+        "".join(
+            f"Tom had {count} red balls. He ran home to his mom.\nThe dog saw {count} cats.\n" for count in range(9)
+        )
     )
     data = str(tmp_path / "stories.txt")
     scores = json.loads(ddlm("evaluate", str(tiny_model), "--data", data, "--budget", "quick", "--json"))
