@@ -46,7 +46,8 @@ worker: export PWD = $(CURDIR)
 worker: $(STAMP)
 	$(BIN)/prefect worker start --pool $(POOL) --type process --limit 1 $(QUEUES:%=--work-queue %)
 
-# Given again, it leaves the queues as they are and updates the rest.
+# Given again, it leaves the queues as they are and updates the rest. Without PWD here, each worker's own is where it
+# finds the project.
 deploy: $(STAMP)
 	$(BIN)/prefect work-pool create cpu --type process --overwrite
 	$(BIN)/prefect work-pool create gpu --type process --overwrite
@@ -54,7 +55,7 @@ deploy: $(STAMP)
 	$(BIN)/prefect work-queue create scheduled --pool cpu --priority 5 --limit 1 || true
 	$(BIN)/prefect work-queue create training --pool gpu --priority 1 --limit $(GPU_BOXES) || true
 	$(BIN)/prefect work-queue create scheduled --pool gpu --priority 5 --limit $(GPU_BOXES) || true
-	env -u PWD $(BIN)/prefect --no-prompt deploy --all   # so that each worker's own PWD is where it finds the project
+	env -u PWD $(BIN)/prefect --no-prompt deploy --all
 	$(BIN)/python infra/automations.py
 
 # What the server does by itself about crashes; DDLM_ALERTS_URL, where set, is told.
