@@ -59,12 +59,11 @@ def evaluate(
 
     stories = read_source(data)
     pipeline = DiffusionPipeline.from_pretrained(model, "auto")
-    companions = scores.Companions.of(wanted.evaluation, pipeline.device)
     with processes() as (index, count):
         sweep = Sweep(wanted.evaluation.batch_size, pipeline.device, index, count, label="scoring, batches")
         found = scores.evaluate(
             pipeline, stories, model=model, evaluation=wanted.evaluation, sampling=wanted.sampling, seed=seed,
-            layout=pipeline.config.layout, companions=companions, sweep=sweep,
+            layout=pipeline.config.layout, sweep=sweep,
         )  # fmt: skip
     if found is None:
         return

@@ -77,18 +77,20 @@ def evaluate(
     seed: int,
     layout: str = "story",
     training_stories: Sequence[str] | None = None,
-    companions: Companions = Companions(),
+    companions: Companions | None = None,
     sweep: Sweep | None = None,
 ) -> Evaluation | None:
     """Score a model: its likelihood on the first `evaluation.stories` stories, its texts beside all of them.
 
     model: what the scores call the model. layout: how its training rows were made. training_stories: without them
-    nothing is said about copied text and known words. sweep: with several processes the first one alone writes texts;
-    the others get None. Raises: UserError for fewer stories than are needed, and as the companions' measures do.
+    nothing is said about copied text and known words. companions: those that `evaluation` names, if absent. sweep: with
+    several processes the first one alone writes texts; the others get None. Raises: UserError for fewer stories than
+    are needed, and as the companions' measures do.
     """
     scored = stories[: evaluation.stories]
     require_stories(stories, evaluation)
-    chosen = sweep or Sweep(evaluation.batch_size, pipeline.device)
+    companions = companions or Companions.of(evaluation, pipeline.device)
+    chosen = sweep or Sweep(evaluation.batch_size, pipeline.device, label="scoring, batches")
     subject = Subject.of(pipeline, scored, layout, evaluation, seed, chosen)
     longer = int((np.bincount(subject.story) > 1).sum())
     if longer and chosen.is_first:

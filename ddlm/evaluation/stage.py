@@ -17,11 +17,9 @@ from ddlm.data.corpus import read_stories
 from ddlm.data.shards import read_manifest
 from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import EvaluationConfig, frontier, measures, plots, report
-from ddlm.evaluation.scores import Companions, Evaluation, evaluate, numbers_of
-from ddlm.evaluation.sweep import Sweep
+from ddlm.evaluation.scores import Evaluation, evaluate, numbers_of
 from ddlm.evaluation.written import Written
 from ddlm.generation import DiffusionPipeline
-from ddlm.model.device import pick_inference_device
 from ddlm.model.folder import WEIGHTS
 
 logger = logging.getLogger(__name__)
@@ -39,9 +37,8 @@ def build(
     del source
     corpus, shards, train = (workspace.inputs[name] for name in ("corpus", "shards", "train"))
     stories = read_stories(corpus, "validation")
-    device = pick_inference_device("auto")
     result = evaluate(
-        DiffusionPipeline.from_pretrained(train, device),
+        DiffusionPipeline.from_pretrained(train, "auto"),
         stories,
         layout=read_manifest(shards)["layout"],
         training_stories=read_stories(corpus, "train", limit=evaluation.corpus_stories),
@@ -49,8 +46,6 @@ def build(
         evaluation=evaluation,
         sampling=sampling,
         seed=seed,
-        companions=Companions.of(evaluation, device),
-        sweep=Sweep(evaluation.batch_size, device, label="scoring, batches"),
     )
     assert result
     logger.info("evaluate: %s", measures.headline(result.scores))

@@ -107,14 +107,12 @@ def _evaluate(
 ) -> tuple[Mapping[str, Any], Path]:
     """The scores, and the folder that they and the report were written to."""
     from ddlm.evaluation import scores, stage
-    from ddlm.evaluation.sweep import Sweep
     from ddlm.generation import DiffusionPipeline
 
     pipeline = DiffusionPipeline.from_pretrained(model, "auto")
     found = scores.evaluate(
         pipeline, stories, model=name, evaluation=settings.evaluation, sampling=settings.sampling, seed=seed,
-        layout=pipeline.config.layout, companions=scores.Companions.of(settings.evaluation, pipeline.device),
-        sweep=Sweep(settings.evaluation.batch_size, pipeline.device, label="scoring, batches"),
+        layout=pipeline.config.layout,
     )  # fmt: skip
     assert found
     slug = name.replace("/", "-").replace(":", "-")
