@@ -58,7 +58,8 @@ def write(
 
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
-    pipeline, judge = DiffusionPipeline.from_pretrained(args.model, "auto"), Judge.load(args.judge)
+    pipeline = DiffusionPipeline.from_pretrained(args.model, "auto")
+    judge = Judge.load(args.judge, pipeline.device)
     stories = read_source(args.data)[: args.stories]
     lengths = [min(len(ids), pipeline.seq_len) for ids in pipeline.tokenizer.encode_batch(stories)]
     done = {line["arm"] for line in read(args.out)}

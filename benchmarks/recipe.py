@@ -111,7 +111,7 @@ def measure(settings: Mapping[str, Any], seed: int, inputs: Mapping[str, Path], 
     stories = choose_stories(inputs["corpus"], settings["stories"], settings["story_bytes"])
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     masks, device = settings["masks"], pick_device("auto")
-    scores = score(model.to(device), stories, tokenizer, experiment.shards, masks_per_row=masks, device=device)
+    scores = score(model.to(device).at, stories, tokenizer, experiment.shards, masks_per_row=masks, device=device)
     step_tokens = experiment.training.batch_size * experiment.shards.seq_len
     return {
         **scores,

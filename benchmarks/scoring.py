@@ -10,19 +10,20 @@ import argparse
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ddlm.config import parse_override
 from ddlm.data import ShardsConfig
 from ddlm.data.corpus import read_stories
 from ddlm.data.packing import LAYOUTS, Encoder, Rows
+from ddlm.diffusion.view import Denoiser
 from ddlm.evaluation.likelihood import bound
+from ddlm.evaluation.sweep import Sweep
 from ddlm.tokenizer import Tokenizer
 from ddlm.tracking.provenance import origin
 
@@ -76,7 +77,7 @@ def digest_of_stories(stories: Sequence[str]) -> str:
 
 
 def score(
-    denoiser: Callable[[Tensor], Tensor],
+    denoiser: Denoiser,
     stories: Sequence[str],
     tokenizer: Tokenizer,
     shards: ShardsConfig,
@@ -88,12 +89,12 @@ def score(
     encoded = Encoder(tokenizer)(stories)
     rows = Rows.join(list(LAYOUTS[shards.layout]([encoded], shards.seq_len, tokenizer.end_id)))
     masks: Any = {"mask_id": tokenizer.mask_id, "masks_per_row": masks_per_row, "seed": MASK_SEED}
-    value = bound(denoiser, rows, **masks, device=device)
+    value = bound(denoiser, rows, **masks, sweep=Sweep(device=torch.device(device)))
     return {
         "bits_per_byte": value.bits_per_byte,
         "bits_per_byte_stderr": value.nll_nats_stderr * value.bits_per_byte / value.nll_nats,
         "nll_nats": value.nll_nats,
-        "masked_accuracy": value.masked_accuracy,
+        "masked_accuracy": value.accuracy,
         "stories": len(stories),
         "rows": len(rows),
         "text_bytes": int(rows.text_bytes.sum()),

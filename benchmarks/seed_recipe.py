@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from ddlm.bench.tokenize import build_inputs
 from ddlm.data.loader import TokenLoader
+from ddlm.diffusion.view import everywhere
 from ddlm.experiment import load_experiment
 from ddlm.tokenizer import Tokenizer
 
@@ -157,7 +158,7 @@ def main() -> None:
             return model(x_t, time_of((x_t == tokenizer.mask_id).float().mean(1)))  # type: ignore[no-any-return]
 
         model.eval()
-        scores = score(denoiser, stories, tokenizer, experiment.shards, masks_per_row=args.masks)
+        scores = score(everywhere(denoiser), stories, tokenizer, experiment.shards, masks_per_row=args.masks)
     settings = {name: value for name, value in vars(args).items() if name != "home"}
     speed = {
         "steps": len(seconds),

@@ -14,6 +14,7 @@ from ddlm.diffusion.tokens import Draw
 from ddlm.diffusion.unmasking import POLICIES
 from ddlm.experiment import Experiment
 from ddlm.generation import DiffusionPipeline
+from ddlm.generation.runner import Runner
 from ddlm.model.device import pick_inference_device, uses_bfloat16
 from ddlm.model.transformer import Denoiser
 
@@ -28,13 +29,13 @@ text is like that: filters would sort whole vocabularies."""
 class Watched:
     """A denoiser that counts its runs and their seconds, head included."""
 
-    network: Denoiser
+    runner: Runner
     calls: int = 0
     seconds: float = 0.0
 
     def __call__(self, ids: Tensor, wanted: Tensor) -> Tensor:
         started = self._now(ids)
-        logits = self.network.at(ids, wanted)
+        logits = self.runner.at(ids, wanted)
         self.seconds += self._now(ids) - started
         self.calls += 1
         return logits
@@ -61,10 +62,11 @@ def measure(
     empty. steps: in place of those in `STEPS`. compiled: whether the network's blocks are, which is not timed.
     """
     network, precision = trained(model) if model else untrained(experiment)
+    runner = Runner(network, "on" if compiled else "auto")
     if compiled:
-        network.compile_blocks()
+        runner.prepare(0)
     rows = [
-        time_sampling(network, name, size, steps or STEPS.get(size, 25))
+        time_sampling(runner, name, size, steps or STEPS.get(size, 25))
         for size in batch_sizes or STEPS
         for name in unmasking or (["left_to_right"] if network.is_autoregressive else POLICIES)
     ]
@@ -92,13 +94,14 @@ def untrained(experiment: Experiment) -> tuple[Denoiser, str]:
 
 
 @torch.inference_mode()
-def time_sampling(network: Denoiser, unmasking: str, batch_size: int, steps: int) -> dict[str, Any]:
-    device = network.embedding.weight.device
+def time_sampling(runner: Runner, unmasking: str, batch_size: int, steps: int) -> dict[str, Any]:
+    network, device = runner.network, runner.device
     config = SamplingConfig(unmasking=unmasking, num_sampling_steps=steps, ends="free")  # type: ignore[arg-type]
     ids = torch.full((batch_size, network.seq_len), network.vocab_size, device=device)
     draw = Draw(config, 0, torch.arange(batch_size, device=device), end_id=0)
-    network.at(ids, ids > 0)  # the first run of a shape is slower
-    watched = Watched(network)
+    for _ in range(2):  # the first run of a shape is slower, and a GPU captures its graph in the second
+        runner.at(ids, ids > 0)
+    watched = Watched(runner)
     started = time.perf_counter()
     sample(watched, ids, network.vocab_size, draw)
     if device.type == "cuda":

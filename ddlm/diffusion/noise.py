@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddlm import draws
 from ddlm.diffusion import ObjectiveConfig
+from ddlm.transfer import sent
 
 TRUNCATION_BLOCK, TIME_BLOCK, MASK_BLOCK = (draws.WORD - 1 - number for number in range(3))
 """Blocks of draws that generation never reaches, so that training with a seed shares no word with sampling with it."""
@@ -262,7 +263,7 @@ def random_masks(
     quad = torch.arange(-(-seq_len // draws.LANES), device=device)[None]
     words = draws.words(seed, row, torch.full_like(quad, step), quad, torch.full_like(quad, MASK_BLOCK))
     word = torch.stack(words, dim=-1).flatten(1)[:, :seq_len]
-    return smallest(word, count.to(device, non_blocking=True))
+    return smallest(word, sent(count, device))
 
 
 def smallest(word: Int[Tensor, "b l"], count: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:

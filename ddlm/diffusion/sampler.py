@@ -14,6 +14,7 @@ from ddlm.diffusion import tokens
 from ddlm.diffusion.tokens import Draw
 from ddlm.diffusion.unmasking import POLICIES, REWRITING, masked_share
 from ddlm.diffusion.view import Denoiser, Move, Sight, View
+from ddlm.transfer import sent
 
 Sure = Callable[[], Float[Tensor, "b l"]]
 
@@ -168,12 +169,12 @@ class Canvas:
         return Step(self.step, self.num_sampling_steps, self.ids, opened, self.calls, sure)
 
     def _index(self, rows: list[int]) -> Int[Tensor, " rows"]:
-        return torch.tensor(rows, device=self.ids.device)
+        return sent(torch.tensor(rows), self.ids.device)
 
     def _view(self, denoiser: Denoiser, rows: list[int]) -> View:
         index = self._index(rows)
         ids, draw = self.ids[index], self.draw.of_rows(index)
-        is_going = torch.tensor([self.taken < self.steps[row] for row in rows], device=ids.device)
+        is_going = sent(torch.tensor([self.taken < self.steps[row] for row in rows]), ids.device)
         inside = self.inside[index] & is_going[:, None]  # a row that is done may have to stay in the batch
         if self.draw.config.ends == "drawn" and not self.may_end:
             draw = replace(draw, forbidden=(*draw.forbidden, draw.end_id))
@@ -181,7 +182,7 @@ class Canvas:
         grid = self.draw.config.grid
         return View(
             denoiser, ids, is_free=inside, is_masked=inside & (ids == self.mask_id), draw=draw,
-            step=torch.tensor([self.own_steps[row] for row in rows], device=ids.device),
+            step=sent(torch.tensor([self.own_steps[row] for row in rows]), ids.device),
             left=left, taken=self.taken, steps=steps,
             count=[to_open(*pair, self.taken, grid) for pair in zip(left, steps, strict=True)],
             written=[1 - self.remaining[row] / max(1, self.total[row]) for row in rows], rewrites=self.rewrites,

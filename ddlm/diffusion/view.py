@@ -12,6 +12,7 @@ from torch import Tensor
 from ddlm import draws
 from ddlm.diffusion import tokens
 from ddlm.diffusion.tokens import Draw, Measure
+from ddlm.transfer import sent
 
 Denoiser = Callable[[Int[Tensor, "b l"], Bool[Tensor, "b l"]], Float[Tensor, "n v"]]
 """Token ids with masks, and where it is asked for logits: to logits over the vocabulary without the mask, at those
@@ -138,7 +139,7 @@ class View:
     def tensor(self, values: Sequence[int] | Sequence[float]) -> Tensor:
         """One number a row; broken ones in float64."""
         dtype = torch.float64 if values and isinstance(values[0], float) else torch.int64
-        return torch.tensor(values, dtype=dtype, device=self.ids.device)
+        return sent(torch.tensor(values, dtype=dtype), self.ids.device)
 
     def at_pace(self, score: Float[Tensor, "b l"]) -> Move:
         """Open as many as the grid says, those with the largest scores."""

@@ -19,9 +19,10 @@ from ddlm.generation import drafts
 from ddlm.generation.drafts import Draft
 from ddlm.generation.frames import MASK_SIGN, Frame, Span, with_number_of_steps
 from ddlm.generation.results import Generation, Sample, Score
+from ddlm.generation.runner import Compile, Runner
 from ddlm.generation.source import find_folder
 from ddlm.generation.writing import Engine, Writing
-from ddlm.model.device import COMPILE_FLOPS, has_compiler, pick_inference_device, uses_bfloat16
+from ddlm.model.device import pick_inference_device, uses_bfloat16
 from ddlm.model.folder import WEIGHTS, ModelFolder, load_model
 from ddlm.model.reuse import BlockReuse, reuse_of
 from ddlm.model.transformer import Denoiser
@@ -49,8 +50,7 @@ class DiffusionPipeline:
     precision: what texts are written in: float32, where a seed gives the same text whatever the batch around it;
     bfloat16, where the distribution is promised and not the bits; or auto, which is the faster of them on this device.
     Likelihoods are always taken in float32. writer: the network that writes, `model` itself in float32.
-    compile: whether the writer's blocks are compiled: on, off, or auto, which is before the first job that is long
-    enough to gain, and in bfloat16 alone: rounding changes with it, and with it a seed's text.
+    compile: see Runner.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class DiffusionPipeline:
         tokenizer: Tokenizer,
         config: ModelFolder,
         precision: Literal["auto", "float32", "bfloat16"] = "float32",
-        compile: Literal["auto", "on", "off"] = "auto",
+        compile: Compile = "auto",
     ) -> None:
-        self.model, self.tokenizer, self.config, self.compile = model, tokenizer, config, compile
+        self.model, self.tokenizer, self.config = model, tokenizer, config
         is_fast = uses_bfloat16(precision, self.device)
         self.precision = "bfloat16" if is_fast else "float32"
         self.writer = copy.deepcopy(model).to(torch.bfloat16) if is_fast else model
-        self._is_compiled = False
+        self.runner = Runner(self.writer, compile)
 
     @classmethod
     def from_pretrained(
@@ -73,7 +73,7 @@ class DiffusionPipeline:
         name: str | Path,
         device: str | torch.device = "cpu",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
-        compile: Literal["auto", "on", "off"] = "auto",
+        compile: Compile = "auto",
     ) -> "DiffusionPipeline":
         """Load a model folder, else the last run of the experiment of that name, else a hub id (with a slash).
 
@@ -273,38 +273,14 @@ class DiffusionPipeline:
     def _writing(self, wanted: list[Draft], sampling: SamplingConfig | None, seed: int, rows: int) -> Writing:
         chosen = self.suited(sampling or SamplingConfig())
         kind = reuse_of(self.writer.config, chosen.block_size) if chosen.block_size else None
-        on_mps = self.device.type == "mps"
-        self._compile_for(len(wanted), chosen)
-        reuses = kind is not None and chosen.cache in ("approximate", kind) and not on_mps
+        reuses = kind is not None and chosen.cache in ("approximate", kind) and not self.runner.on_mps
+        runs = 2 if self.is_autoregressive else chosen.num_sampling_steps  # of each position
+        self.runner.prepare(len(wanted) * runs * self.seq_len)
         engine = Engine(
-            self._at_on_mps if on_mps else self.writer.at,
-            (lambda: BlockReuse(self.writer)) if reuses else None,
-            self.tokenizer,
-            self.seq_len,
-            torch.device("cpu") if on_mps else self.device,
-        )
+            self.runner.at, (lambda: BlockReuse(self.writer)) if reuses else None, self.tokenizer, self.seq_len,
+            self.runner.device,
+        )  # fmt: skip
         return Writing(engine, wanted, chosen, seed, rows)
-
-    def _compile_for(self, texts: int, sampling: SamplingConfig) -> None:
-        """Compile the writer if that is wanted and pays. Raises: UserError when it is asked for and can't be."""
-        if self._is_compiled or self.compile == "off" or (self.compile == "auto" and not self._gains(texts, sampling)):
-            return
-        if not has_compiler():
-            if self.compile == "on":
-                raise UserError("compile on: no C++ compiler (g++ or clang++) found; install one, or leave it out")
-            return
-        self.writer.compile_blocks()
-        self._is_compiled = True
-
-    def _gains(self, texts: int, sampling: SamplingConfig) -> bool:
-        """Whether compiling takes less than it spares. A forward pass is a third of a training step."""
-        runs = 2 if self.is_autoregressive else sampling.num_sampling_steps  # of each position
-        flops = self.writer.train_flops_per_token() / 3 * texts * runs * self.seq_len
-        return self.precision == "bfloat16" and flops >= COMPILE_FLOPS.get(self.device.type, math.inf)
-
-    def _at_on_mps(self, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """An Apple GPU has no float64, which draws need: it runs the network, and the rest happens on the CPU."""
-        return self.writer.at(ids.to("mps"), wanted.to("mps")).cpu()
 
     def _sample(self, draft: Draft, tokens: Sequence[int], seed: int) -> Sample:
         shown = tuple(tokens[draft.hidden : len(tokens) - draft.hidden_behind])

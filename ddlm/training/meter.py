@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,6 +11,7 @@ from torch import Tensor
 from ddlm.diffusion.noise import Noise
 from ddlm.training.distributed import Ranks
 from ddlm.training.step import BUCKETS, Part
+from ddlm.transfer import sent
 
 Metrics = dict[str, float]
 SUMS = ("steps", "truncated", "objective", "bound_nats", "text_tokens", "masked", "hits", "positions")
@@ -56,11 +58,12 @@ def of_step(noise: Noise, ranks: Ranks, device: torch.device) -> Float[Tensor, "
     """What a step adds, whatever its parts; the first rank speaks for all."""
     sums = torch.zeros(len(SUMS) + 2 * BUCKETS, dtype=torch.float64)
     sums[SUMS.index("steps")], sums[SUMS.index("truncated")] = ranks.is_first, ranks.is_first and noise.truncated
-    return sums.to(device, non_blocking=True)
+    return sent(sums, device)
 
 
 def measured(part: Part, loss: Tensor, nats: Tensor, is_hit: Tensor, end_id: int) -> Float[Tensor, " sums"]:
     """What one part adds."""
+    constant = partial(torch.full, (), dtype=torch.float64, device=nats.device)
     by_bucket = torch.zeros(2 * BUCKETS, dtype=torch.float64, device=nats.device)
     by_bucket.index_add_(0, part.bucket, nats.double())
     by_bucket.index_add_(0, part.bucket + BUCKETS, torch.ones_like(nats, dtype=torch.float64))
@@ -68,9 +71,9 @@ def measured(part: Part, loss: Tensor, nats: Tensor, is_hit: Tensor, end_id: int
         loss.detach().double(),
         (nats * part.bound_weight).sum(dtype=torch.float64),
         text_tokens(part.x_0, end_id).double(),
-        torch.tensor(float(len(nats)), dtype=torch.float64, device=nats.device),
+        constant(len(nats)),
         is_hit.sum(dtype=torch.float64),
-        torch.tensor(float(part.x_0.numel()), dtype=torch.float64, device=nats.device),
+        constant(part.x_0.numel()),
     )
     return torch.cat([torch.zeros(2, dtype=torch.float64, device=nats.device), torch.stack(values), by_bucket])
 

@@ -9,6 +9,7 @@ from ddlm.diffusion import ObjectiveConfig
 from ddlm.diffusion.noise import Noise
 from ddlm.diffusion.objective import bound_weights, linear_cross_entropy, token_weights
 from ddlm.model.transformer import Denoiser
+from ddlm.transfer import sent
 
 BUCKETS = 10
 """Equal parts of the mask rate, over which the loss is reported apart."""
@@ -47,7 +48,7 @@ def parts_of(
 def _part(x_0: Tensor, is_masked: Tensor, count: Tensor, weight: Tensor, bound_weight: Tensor) -> Part:
     place = is_masked.flatten().byte().argsort(descending=True, stable=True)[: int(count.sum())]
     bucket = (count - 1) * BUCKETS // x_0.shape[1]
-    per_row = (values.repeat_interleave(count).to(x_0.device) for values in (weight, bound_weight, bucket))
+    per_row = (sent(values.repeat_interleave(count), x_0.device) for values in (weight, bound_weight, bucket))
     return Part(x_0, is_masked, place, *per_row)
 
 

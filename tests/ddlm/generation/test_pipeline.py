@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ddlm import generation
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
-from ddlm.generation import DiffusionPipeline, find_folder
+from ddlm.generation import DiffusionPipeline, find_folder, runner
 from ddlm.model import device
 
 SHORT = SamplingConfig(num_sampling_steps=8)
@@ -123,13 +122,13 @@ def test_the_network_is_compiled_where_that_pays_and_a_seed_s_text_was_not_promi
     monkeypatch.setattr(pipeline.writer, "compile_blocks", lambda: compiled.append(True))
     monkeypatch.setitem(device.COMPILE_FLOPS, "cpu", 1e10)
     for _ in range(2):
-        pipeline._compile_for(texts, SHORT)
+        pipeline.runner.prepare(texts * pipeline.seq_len)
     assert compiled == [True] * wanted
 
 
 def test_compiling_that_is_asked_for_and_impossible_is_refused(
     pipeline: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "has_compiler", lambda: False)
+    monkeypatch.setattr(runner, "has_compiler", lambda: False)
     with pytest.raises(UserError, match="no C\\+\\+ compiler"):
         DiffusionPipeline(pipeline.model, pipeline.tokenizer, pipeline.config, compile="on").generate(sampling=SHORT)
