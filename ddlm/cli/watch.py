@@ -1,18 +1,22 @@
 """Denoising in the terminal."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.text import Text
 
-from ddlm.generation import Frame
+from ddlm.data.progress import DONE, OPEN, bars, console
+from ddlm.generation import Frame, Span
 
-STYLES = {"prompt": "bold", "shown": "", "new": "bold cyan", "masked": "dim"}
+STYLES = {"prompt": "dim", "shown": "", "masked": OPEN}
+SURENESS = ("red", "yellow", DONE)
+"""Of new words, from unsure to sure."""
+HEAD = 2
+"""Lines above the text: the bar and a space."""
 Observer = Callable[[Frame], None]
 
 
@@ -22,19 +26,16 @@ def observing(watch: bool) -> Iterator[Observer | None]:
 
     Watched where stderr is no terminal, every step is a plain line.
     """
-    console = Console(stderr=True)
-    if watch and not (console.is_terminal and sys.stdout.isatty()):
+    screen = console()
+    if watch and not (screen.is_terminal and sys.stdout.isatty()):
         yield say
     elif watch:
-        with Live(console=console, transient=True, auto_refresh=False) as live:
-            started = time.perf_counter()
-            room = (console.width, console.height)
-            yield lambda frame: live.update(fitted(styled(frame, time.perf_counter() - started), room), refresh=True)
-    elif console.is_terminal:
-        columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda frame: bar.update(task, total=frame.num_sampling_steps, completed=frame.step)
+        with Live(console=screen, transient=True, auto_refresh=False) as live:
+            view = View(screen)
+            yield lambda frame: live.update(view.of(frame), refresh=True)
+    elif screen.is_terminal:
+        with bars(screen, transient=True) as progress:
+            yield lambda frame: advance(progress, frame)
     else:
         yield None
 
@@ -44,18 +45,34 @@ def say(frame: Frame) -> None:
     sys.stderr.write(f"step {frame.step}/{frame.num_sampling_steps} {text}\n")
 
 
-def styled(frame: Frame, elapsed_s: float) -> Text:
-    """The head says the step, how much is left, and steps a second."""
-    rate = frame.step / elapsed_s if elapsed_s > 0 else 0.0
-    head = f"step {frame.step} / {frame.num_sampling_steps} · {frame.masked} masks left · {rate:.1f} steps/s\n\n"
-    text = Text(head, style="dim")
+def advance(progress: Progress, frame: Frame) -> None:
+    """Move the only bar to a frame."""
+    if not progress.task_ids:
+        progress.add_task("writing", total=None, unit="steps", note="")
+    note = f"{frame.masked:,} masks"
+    progress.update(progress.task_ids[0], total=frame.num_sampling_steps, completed=frame.step, note=note)
+
+
+class View:
+    """A bar, and below it the text in the making; of one that is taller than the terminal its last lines."""
+
+    def __init__(self, screen: Console) -> None:
+        self.screen, self.progress = screen, bars(screen)
+
+    def of(self, frame: Frame) -> Group:
+        advance(self.progress, frame)
+        lines = styled(frame).wrap(self.screen, self.screen.width)
+        room = self.screen.height - HEAD - 1  # scrolled away, lines could not be drawn over
+        return Group(self.progress.get_renderable(), "", Text("\n").join(lines[-room:]))
+
+
+def styled(frame: Frame) -> Text:
+    text = Text()
     for span in frame.spans:
-        text.append(span.text, style=STYLES[span.state])
+        text.append(span.text, style=f"bold {sureness(span)}" if span.state == "new" else STYLES[span.state])
     return text
 
 
-def fitted(text: Text, room: tuple[int, int]) -> Text:
-    """Head and last lines of what is taller than the terminal: scrolled away, they could not be drawn over."""
-    width, height = room
-    lines = text.wrap(Console(width=width), width)
-    return Text("\n").join([*lines[:2], *lines[2:][-(height - 3) :]]) if len(lines) >= height else text
+def sureness(span: Span) -> str:
+    place = int((1.0 if span.confidence is None else span.confidence) * len(SURENESS))
+    return SURENESS[min(place, len(SURENESS) - 1)]

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,13 +22,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from ddlm.diffusion import SAMPLING_PARAMETERS, SamplingConfig
 from ddlm.evaluation.judge import Judge
 from ddlm.evaluation.text import distinct, self_bleu
+from ddlm.figures import COLOURS, INK, MARKERS, STYLE, save
 from ddlm.generation import DiffusionPipeline
 
 POLICIES = ("random", "confidence", "margin", "threshold", "entropy_bound", "remdm_loop")
-COLOURS = (
-    "#2a6f97", "#c1666b", "#d98e04", "#3f8f5f", "#7b5ea7", "#1aa6a6", "#8c564b", "#d17ab0", "#5c677d", "#9aa500",
-)  # fmt: skip
-INK = "#1d2733"
 TICKS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1,))
 """Marks in each decade of perplexity: many on a short axis, few on a long one."""
 LABEL_GAP = 0.052
@@ -165,10 +163,11 @@ def of_texts(
 
 
 def plot(points: Sequence[Point], path: Path) -> None:
-    """Write `draw(points)` as PNG, without a software version in it: equal points give equal bytes."""
-    draw(points).savefig(path, dpi=110, metadata={"Software": None})
+    """Write `draw(points)` as PNG and SVG: equal points give equal bytes."""
+    save(draw(points), path)
 
 
+@rc_context(STYLE)
 def draw(points: Sequence[Point]) -> Figure:
     """Two plots in one picture: judge perplexity against entropy, and against runs of the network a text.
 
@@ -182,16 +181,16 @@ def draw(points: Sequence[Point]) -> Figure:
     for point in points:
         if point.perplexity is not None:
             curves.setdefault(point.series, []).append(point)
-    colours = cycle(COLOURS)
+    looks = cycle(zip(COLOURS, MARKERS, strict=True))
     for series, curve in curves.items():
         if not curve[0].settings:
             _draw_stories(left, right, series, curve)
             continue
-        colour, is_in_order = next(colours), curve[0].settings["unmasking"] == "left_to_right"
+        look, is_in_order = next(looks), curve[0].settings["unmasking"] == "left_to_right"
         if is_in_order or _varies(curve, "temperature"):
-            _draw(left, series, [(point.entropy_nats, point.perplexity) for point in curve], colour)
+            _draw(left, series, [(point.entropy_nats, point.perplexity) for point in curve], look)
         if is_in_order or _varies(curve, "num_sampling_steps"):
-            _draw(right, series, [(point.calls_per_text, point.perplexity) for point in curve], colour)
+            _draw(right, series, [(point.calls_per_text, point.perplexity) for point in curve], look)
     _dress(left, right)
     for axes in (left, right):
         _label_ends(axes)
@@ -202,8 +201,9 @@ def _varies(curve: Sequence[Point], setting: str) -> bool:
     return len({point.settings[setting] for point in curve}) > 1
 
 
-def _draw(axes: Axes, series: str, places: Sequence[tuple[float | None, float | None]], colour: str) -> None:
-    axes.plot(*zip(*places, strict=True), color=colour, label=series, marker="o", markersize=5, linewidth=1.8)
+def _draw(axes: Axes, series: str, places: Sequence[tuple[float | None, float | None]], look: tuple[str, str]) -> None:
+    colour, marker = look
+    axes.plot(*zip(*places, strict=True), color=colour, label=series, marker=marker, markersize=5.5, linewidth=1.8)
 
 
 def _draw_stories(left: Axes, right: Axes, series: str, stories: Sequence[Point]) -> None:
@@ -217,8 +217,8 @@ def _draw_stories(left: Axes, right: Axes, series: str, stories: Sequence[Point]
 
 def _dress(left: Axes, right: Axes) -> None:
     """Titles, scales and ticks, once all is drawn."""
-    left.set_title("Quality against variety: from cold to hot", loc="left", fontsize=10.5)
-    right.set_title("Quality against cost: from few steps to many", loc="left", fontsize=10.5)
+    left.set_title("Quality against variety: from cold to hot", fontsize=12)
+    right.set_title("Quality against cost: from few steps to many", fontsize=12)
     left.set_xlabel("entropy of a text, nats (more is more varied)")
     right.set_xlabel("runs of the network a text")
     left.set_ylabel("judge perplexity (less is likelier)")
@@ -231,8 +231,6 @@ def _dress(left: Axes, right: Axes) -> None:
         axis.set_minor_locator(NullLocator())
     for axes in (left, right):
         axes.margins(0.08)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#dde3ea", linewidth=0.7)
         axes.tick_params(labelleft=True)
         axes.autoscale_view()
 
@@ -249,7 +247,7 @@ def _label_ends(axes: Axes) -> None:
         axes.annotate(
             str(line.get_label()), tips[line], (1.05, height),
             xycoords=line.get_transform(), textcoords="axes fraction",
-            color=line.get_color(), fontsize=9.5, va="center", arrowprops=leader,
+            color=line.get_color(), fontsize=11, va="center", arrowprops=leader,
         )  # fmt: skip
 
 

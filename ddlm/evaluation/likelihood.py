@@ -100,7 +100,7 @@ def bound(
             asked += (is_masked & is_text).sum(1)
         return torch.stack([hits, asked, *found], dim=1).numpy()
 
-    return _summarise(sweep.over(score, len(rows)), rows, story, seed, "upper")
+    return summarise(sweep.over(score, len(rows)), rows, story, seed, "upper")
 
 
 def exact(
@@ -119,7 +119,7 @@ def exact(
         made = guess(denoiser, x_0, x_0, torch.ones_like(x_0, dtype=torch.bool))
         return torch.stack([(made.is_hit & is_text).sum(1), is_text.sum(1), made.nats.sum(1)], dim=1).numpy()
 
-    return _summarise(sweep.over(score, len(rows)), rows, story, seed, "exact")
+    return summarise(sweep.over(score, len(rows)), rows, story, seed, "exact")
 
 
 def replicated_masks(seed: int, row: int, masks_per_row: int, seq_len: int) -> np.ndarray:
@@ -155,10 +155,11 @@ def per_byte(
     return float(bits.sum() / size.sum()), bootstrap_interval(bits, size, seed=seed)
 
 
-def _summarise(
+def summarise(
     found: np.ndarray, rows: Rows, story: np.ndarray | None, seed: int, kind: Literal["upper", "exact"]
 ) -> Likelihood:
-    """found: of each row the hits among its predicted text tokens, the number of those, and the nats by each mask."""
+    """found: of each row the hits among its predicted text tokens, the number of those, and the nats by each mask, a
+    replicate after the other."""
     hits, asked = found[:, :2].sum(0)
     nats = found[:, 2:]
     row_nats, masks = nats.mean(axis=1), nats.shape[1]

@@ -34,6 +34,17 @@ def at(scores: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def numbers_of(scores: Mapping[str, Any], prefix: str = "evaluation") -> dict[str, float]:
+    """The scores that are single numbers, under names like `evaluation/seed_protocols/S3/loss`; no settings."""
+    numbers: dict[str, float] = {}
+    for name, value in scores.items():
+        if isinstance(value, Mapping) and name != "settings":
+            numbers |= numbers_of(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[f"{prefix}/{name}"] = float(value)
+    return numbers
+
+
 def headline(scores: Mapping[str, Any]) -> str:
     """The first number, with what it is."""
     kind = "at most" if scores["bound"] == "upper" else "exactly"

@@ -1,28 +1,28 @@
-"""The pictures of an evaluation, as PNG: equal figures give equal bytes."""
+"""The pictures of an evaluation, each as PNG and SVG in the common style: equal figures give equal bytes."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from ddlm.figures import COLOURS, QUIET, SURENESS, count_in_decades, draw_series, draw_values, height_of, label, picture
+from ddlm.generation import Frame
 
 Points = list[tuple[float, float]]
-COLOURS = ("#2a6f97", "#c1666b")
 CURVES = {"train/nll_nats": "training", "val/nll_nats": "validation"}
+MANY_POINTS = 40
+"""More than that on a curve and its markers would touch."""
 
 
 def draw_curve(curve: Mapping[str, Points], path: Path) -> None:
     """Training and validation nats per token over steps."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    for colour, (name, label) in zip(COLOURS, CURVES.items(), strict=True):
-        steps, values = zip(*curve.get(name) or [(math.nan, math.nan)], strict=True)
-        axes.plot(steps, values, color=colour, label=label, marker="o", markersize=3)
-    _dress(axes, "optimizer step", "nats per token")
-    _save(figure, path)
+    with picture(path, height=4.2) as (axes,):
+        for number, (name, called) in enumerate(CURVES.items()):
+            points = curve.get(name) or []
+            draw_series(axes, number, called, points, marked=len(points) <= MANY_POINTS)
+        label(axes, "optimizer step", "nats per token")
 
 
 def draw_lengths(texts: Mapping[str, Sequence[str]], path: Path) -> None:
@@ -30,57 +30,89 @@ def draw_lengths(texts: Mapping[str, Sequence[str]], path: Path) -> None:
     counts = {name: [len(text.split()) for text in group] for name, group in texts.items()}
     longest = max(max(numbers, default=0) for numbers in counts.values())
     width = max(1, -(-(longest + 1) // 30))
-    bins = range(0, longest + width + 1, width)
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.subplots()
-    for colour, (name, numbers) in zip(COLOURS, counts.items(), strict=True):
-        weights = [1 / len(numbers)] * len(numbers)
-        axes.hist(numbers, bins=list(bins), weights=weights, color=colour, alpha=0.6, label=name)
-    _dress(axes, "words", "share of the texts")
-    _save(figure, path)
+    bins = list(range(0, longest + width + 1, width))
+    with picture(path, height=3.4) as (axes,):
+        for number, (name, numbers) in enumerate(counts.items()):
+            weights = [1 / len(numbers)] * len(numbers)
+            look: Any = {"histtype": "step", "linewidth": 2.2} if number else {"alpha": 0.55}
+            axes.hist(numbers, bins, weights=weights, color=COLOURS[number], label=name, **look)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        label(axes, "words", "share of the texts")
 
 
 def draw_mask_rates(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     """What a masked token costs over the share of the row that is masked."""
-    rates = [point["mask_rate"] for point in points]
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    axes = figure.subplots()
-    for colour, (key, label) in zip(
-        COLOURS, {"text_nats": "tokens of the stories", "nll_nats": "all positions, tails too"}.items(), strict=True
-    ):
-        axes.plot(rates, [point[key] for point in points], color=colour, label=label, marker="o", markersize=3)
-    axes.set_ylim(0, 1.08 * max(max(point["text_nats"], point["nll_nats"]) for point in points))
-    axes.set_xlim(0, 1)
-    _dress(axes, "share of the row that is masked", "nats per masked token")
-    _save(figure, path)
+    kinds = {"text_nats": "tokens of the stories", "nll_nats": "all positions, tails too"}
+    with picture(path, height=3.8) as (axes,):
+        for number, (key, called) in enumerate(kinds.items()):
+            draw_series(axes, number, called, [(point["mask_rate"], point[key]) for point in points])
+        axes.set_ylim(0, 1.08 * max(max(point[key] for key in kinds) for point in points))
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        label(axes, "share of the row that is masked", "nats per masked token")
 
 
 def draw_intervals(values: Mapping[str, tuple[float, tuple[float, float]]], path: Path) -> None:
     """Bits per byte under several protocols, each with its interval over stories; the first on top."""
-    figure = Figure(figsize=(8, 0.7 + 0.42 * len(values)), layout="constrained")
-    axes = figure.subplots()
-    for place, (value, (low, high)) in enumerate(values.values()):
-        axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=2, solid_capstyle="round")
-        axes.plot([value], [place], "o", color=COLOURS[0])
-        axes.annotate(
-            f"{value:.3f}", (value, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9
-        )
-    axes.set_yticks(range(len(values)), list(values))
-    axes.set_ylim(len(values) - 0.5, -0.7)
-    axes.set_xlabel("bits per byte, lower is better")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(left=False)
-    _save(figure, path)
+    with picture(path, height=height_of(len(values))) as (axes,):
+        rows = [(name, value, interval) for name, (value, interval) in values.items()]
+        draw_values(axes, rows, "bits per byte, lower is better")
 
 
-def _dress(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+def draw_calibration(calibration: Mapping[str, Any], path: Path) -> None:
+    """How often the likeliest token is right, over the probability that it was given; a bar a tenth."""
+    bins = calibration["bins"]
+    with picture(path, width=6.4, height=5) as (axes,):
+        axes.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1.5, label="as often as it says")
+        sizes = [40 + 400 * found["tokens"] / calibration["tokens"] for found in bins]
+        sure, right = ([found[key] for found in bins] for key in ("confidence", "accuracy"))
+        axes.plot(sure, right, color=COLOURS[0], linewidth=1.5)
+        axes.scatter(sure, right, s=sizes, color=COLOURS[0], zorder=3, label="this model; area: how many tokens")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        label(axes, "probability of the likeliest token", "how often it is the right one")
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """No software version in the file."""
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+def draw_order(frames: Sequence[Frame], path: Path) -> None:
+    """When each position of one text was written, and how sure the model was of it."""
+    places = [
+        (place, frame.step, tile.confidence)
+        for frame in frames
+        for place, tile in enumerate(frame.tiles)
+        if tile.state == "new"
+    ]
+    positions, steps, sureness = zip(*places, strict=True) if places else ((), (), ())
+    with picture(path, height=4.2) as (axes,):
+        dots = axes.scatter(positions, steps, c=sureness, cmap=SURENESS, vmin=0, vmax=1, s=34)
+        bar = axes.figure.colorbar(dots, ax=axes, pad=0.02)
+        bar.set_label("probability when written")
+        label(axes, "position in the text, tokens", "step")
+
+
+def draw_latency(points: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Judge perplexity over tokens a second, a curve for each policy from few steps to many. points: of a frontier."""
+    series: dict[str, Points] = {}
+    for point in points:
+        if point["perplexity"] is not None and point["tokens_per_s"] and is_about_steps(point, points):
+            series.setdefault(point["series"], []).append((point["tokens_per_s"], point["perplexity"]))
+    with picture(path) as (axes,):
+        for number, (name, curve) in enumerate(series.items()):
+            draw_series(axes, number, name, curve)
+        _stories(axes, points)
+        axes.set(xscale="log", yscale="log")
+        count_in_decades(axes.xaxis, axes.yaxis)
+        label(axes, "tokens a second, more is faster", "judge perplexity, less is likelier")
+
+
+def is_about_steps(point: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the steps of its series vary, or it is written from left to right, which takes a step a token."""
+    others = [other for other in points if other["series"] == point["series"]]
+    steps = {other["settings"]["num_sampling_steps"] for other in others}
+    return len(steps) > 1 or point["settings"]["unmasking"] == "left_to_right"
+
+
+def _stories(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
+    for point in points:
+        if not point["settings"] and point["perplexity"] is not None:
+            axes.axhline(point["perplexity"], color=QUIET, linestyle="--", linewidth=1.5, label=point["series"])

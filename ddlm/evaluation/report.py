@@ -56,6 +56,9 @@ $body
 CAPTIONS = {
     "intervals": "Bits per byte with 95 % intervals over stories. A bound is an average over all orders of writing.",
     "mask_rates": "What a masked token costs: with little masked its neighbours tell it, with all masked nothing does.",
+    "calibration": "Where the dots lie below the line the model is surer than it is right.",
+    "order": "When each position of one text was written, and how sure the model was of it.",
+    "latency": "Quality against speed, on the machine named below: each curve goes from few steps to many.",
     "frontier": "Quality against variety, and against cost. A point is one way of writing; towards the real stories is "
     "better, and low perplexity with low entropy is repetition.",
     "curve": "Nats per token of text at each optimizer step.",
@@ -80,10 +83,11 @@ def page(
         _about(scores),
         _section("How likely it finds real stories", _table(scores, LIKELIHOOD), _image(images, "intervals")),
         _section("By the share that is masked", _image(images, "mask_rates")),
+        _section("As sure as it should be", _image(images, "calibration")),
         _section("How it writes", _table(scores, TEXT)),
-        _section("Ways of writing", _image(images, "frontier")),
+        _section("Ways of writing", _image(images, "frontier"), _image(images, "latency")),
         _section("Samples, and real stories", *_beside(scores["samples"], stories)),
-        _section("A text comes to be", _strip(strip)),
+        _section("A text comes to be", _strip(strip), _image(images, "order")),
         _section("How much is copied", _copied(scores)),
         _section("Continuations", *(_continuation(*texts) for texts in continued)),
         _section("A sentence in the middle", *_infilled(scores.get("infilling"))),

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,15 +146,6 @@ def require_stories(stories: Sequence[str], evaluation: EvaluationConfig) -> Non
 def data_digest(texts: Sequence[str]) -> str:
     """sha256 over the evaluated text: the same for every tokenizer and row length."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
-
-
-def numbers_of(scores: Mapping[str, Any], prefix: str = "evaluation") -> Iterator[tuple[str, float]]:
-    """The scores that are single numbers, under names like `evaluation/seed_protocols/S3/loss`; no settings."""
-    for name, value in scores.items():
-        if isinstance(value, Mapping) and name != "settings":
-            yield from numbers_of(value, f"{prefix}/{name}")
-        elif isinstance(value, int | float):
-            yield f"{prefix}/{name}", float(value)
 
 
 def _score_text(

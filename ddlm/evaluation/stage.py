@@ -3,7 +3,7 @@
 import csv
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ddlm.data.corpus import read_stories
 from ddlm.data.shards import read_manifest
 from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import EvaluationConfig, frontier, measures, plots, report
-from ddlm.evaluation.scores import Evaluation, evaluate, numbers_of
+from ddlm.evaluation.scores import Evaluation, evaluate
 from ddlm.evaluation.written import Written
 from ddlm.generation import DiffusionPipeline
 from ddlm.model.folder import WEIGHTS
@@ -49,7 +49,7 @@ def build(
     )
     assert result
     logger.info("evaluate: %s", measures.headline(result.scores))
-    workspace.run.log(dict(numbers_of(result.scores)), step=0)
+    workspace.run.log(measures.numbers_of(result.scores), step=0)
     write(result, workspace.output, stories, read_curve(train / "curve.csv"))
 
 
@@ -87,20 +87,22 @@ def _draw(
 ) -> dict[str, Path]:
     """The pictures that there is something to draw for, by name."""
     samples = [written.sample.text for written in result.free]
-    images = {"lengths": folder / "lengths.png"}
-    plots.draw_lengths({"samples": samples, "validation stories": stories}, images["lengths"])
-    if len(intervals := _intervals(result.scores)) > 1:
-        images["intervals"] = folder / "intervals.png"
-        plots.draw_intervals(intervals, images["intervals"])
-    if curve:
-        images["curve"] = folder / "curve.png"
-        plots.draw_curve(curve, images["curve"])
-    if points := result.scores.get("mask_rate_curve"):
-        images["mask_rates"] = folder / "mask_rates.png"
-        plots.draw_mask_rates(points, images["mask_rates"])
-    if found := result.scores.get("frontier"):
-        images["frontier"] = folder / "frontier.png"
-        frontier.plot([frontier.Point(**point) for point in found], images["frontier"])
+    scores, intervals = result.scores, _intervals(result.scores)
+    points = [frontier.Point(**point) for point in scores.get("frontier", [])]
+    drawn: tuple[tuple[str, Any, Callable[[Any, Path], None]], ...] = (
+        ("lengths", {"samples": samples, "validation stories": stories}, plots.draw_lengths),
+        ("intervals", intervals if len(intervals) > 1 else None, plots.draw_intervals),
+        ("curve", curve, plots.draw_curve),
+        ("mask_rates", scores.get("mask_rate_curve"), plots.draw_mask_rates),
+        ("calibration", scores.get("calibration"), plots.draw_calibration),
+        ("order", result.frames, plots.draw_order),
+        ("frontier", points, frontier.plot),
+        ("latency", scores.get("frontier"), plots.draw_latency),
+    )
+    images = {name: folder / f"{name}.png" for name, content, _ in drawn if content}
+    for name, content, draw in drawn:
+        if content:
+            draw(content, images[name])
     return images
 
 

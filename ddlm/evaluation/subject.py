@@ -9,6 +9,7 @@ import numpy as np
 
 from ddlm.data.packing import LAYOUTS, Encoder, Rows
 from ddlm.evaluation import EvaluationConfig, protocols
+from ddlm.evaluation.calibration import calibrate
 from ddlm.evaluation.chain_rule import ChainRule, one_by_one, score_rows
 from ddlm.evaluation.likelihood import Likelihood, bootstrap_interval, likelihood_of
 from ddlm.evaluation.sweep import Sweep
@@ -70,6 +71,7 @@ def masked_scores(subject: Subject) -> dict[str, Any]:
     common: dict[str, Any] = {"mask_id": pipeline.tokenizer.mask_id, "seed": subject.seed, "sweep": subject.sweep}
     points = protocols.curve(pipeline.model.at, subject.rows, end_id=pipeline.tokenizer.end_id, **common)
     return {
+        "calibration": asdict(calibrate(pipeline.model.at, subject.rows, **common)),
         "chain_rule": _chain_rules(subject, common),
         "mask_rate_curve": [asdict(point) for point in points],
         "seed_protocols": {

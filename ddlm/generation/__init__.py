@@ -17,7 +17,7 @@ from ddlm.diffusion import SamplingConfig
 from ddlm.diffusion.bound import any_order_nats, guess
 from ddlm.generation import drafts
 from ddlm.generation.drafts import Draft
-from ddlm.generation.frames import MASK_SIGN, Frame, Span, with_number_of_steps
+from ddlm.generation.frames import MASK_SIGN, Frame, Span, Tile, with_number_of_steps
 from ddlm.generation.results import Generation, Sample, Score
 from ddlm.generation.runner import Compile, Runner
 from ddlm.generation.source import find_folder
@@ -28,7 +28,7 @@ from ddlm.model.reuse import BlockReuse, reuse_of
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
 
-__all__ = ["MASK_SIGN", "DiffusionPipeline", "Frame", "Generation", "Sample", "Score", "Span", "find_folder"]
+__all__ = ["MASK_SIGN", "DiffusionPipeline", "Frame", "Generation", "Sample", "Score", "Span", "Tile", "find_folder"]
 
 ROWS_AT_ONCE = 32
 """Texts that are written side by side, unless asked otherwise: at length 256 and a vocabulary of 8192 their logits take
@@ -164,7 +164,7 @@ class DiffusionPipeline:
         self, prompt: str = "", *, sampling: SamplingConfig | None = None, seed: int = 0, length: int | None = None
     ) -> Iterator[Frame]:
         """The text after every step, while it is written. Raises: as `generate`, before the first frame."""
-        writing = self._writing(self._prompted([prompt], length), sampling, seed, 1)
+        writing = self.writing(self._prompted([prompt], length), sampling, seed, 1)
         return (snapshot.frame() for snapshot in writing)
 
     def frames(
@@ -192,15 +192,16 @@ class DiffusionPipeline:
         ]
         tried = [draft for of_sample in candidates for draft in of_sample]
         made = self._write(tried, sampling, seed, observer, ROWS_AT_ONCE)
-        per_sample, samples = len(candidates[0]), made.samples
-        if per_sample == 1:
-            return made
-        kept = []
-        for number in range(num_samples):
-            part = slice(number * per_sample, (number + 1) * per_sample)
-            nats = [self._gap_nats(draft, sample) for draft, sample in zip(tried[part], samples[part], strict=True)]
-            kept.append(samples[part][nats.index(min(nats))])
-        return replace(made, samples=tuple(kept))
+        kept = self.likeliest(tried, made.samples, len(candidates[0]))
+        return replace(made, samples=tuple(made.samples[place] for place in kept))
+
+    def likeliest(self, tried: Sequence[Draft], fillings: Sequence[Sample], each: int) -> list[int]:
+        """The places of the fillings to keep: of every `each` that belong together the one with the lowest bound."""
+        if each == 1:
+            return list(range(len(tried)))
+        nats = [self._gap_nats(*pair) for pair in zip(tried, fillings, strict=True)]
+        groups = (range(start, start + each) for start in range(0, len(tried), each))
+        return [min(group, key=nats.__getitem__) for group in groups]
 
     def infill_batch(
         self, texts: Sequence[str], *, sampling: SamplingConfig | None = None, seed: int = 0
@@ -258,19 +259,21 @@ class DiffusionPipeline:
         self, wanted: list[Draft], sampling: SamplingConfig | None, seed: int, observer: Observer | None, rows: int
     ) -> Generation:
         started = time.perf_counter()
-        writing = self._writing(wanted, sampling, seed, rows)
+        writing = self.writing(wanted, sampling, seed, rows)
         for snapshot in writing:
             if observer:
                 observer(snapshot.frame())
         seconds = time.perf_counter() - started
-        samples = tuple(self._sample(draft, text, seed) for draft, text in zip(wanted, writing.texts, strict=True))
         given = sum(token != self.tokenizer.mask_id for draft in wanted for token in draft.tokens)
         return Generation(
-            samples, writing.steps, writing.calls, seconds, (sum(map(len, writing.texts)) - given) / seconds,
-            writing.sampling.unmasking, self.precision,
+            self.samples_of(writing), writing.steps, writing.calls, seconds,
+            (sum(map(len, writing.texts)) - given) / seconds, writing.sampling.unmasking, self.precision,
         )  # fmt: skip
 
-    def _writing(self, wanted: list[Draft], sampling: SamplingConfig | None, seed: int, rows: int) -> Writing:
+    def writing(
+        self, wanted: Sequence[Draft], sampling: SamplingConfig | None, seed: int, rows: int = ROWS_AT_ONCE
+    ) -> Writing:
+        """Drafts about to be written, for whoever looks at every text after every step, or stops before the end."""
         chosen = self.suited(sampling or SamplingConfig())
         kind = reuse_of(self.writer.config, chosen.block_size) if chosen.block_size else None
         reuses = kind is not None and chosen.cache in ("approximate", kind) and not self.runner.on_mps
@@ -281,6 +284,11 @@ class DiffusionPipeline:
             self.runner.device,
         )  # fmt: skip
         return Writing(engine, wanted, chosen, seed, rows)
+
+    def samples_of(self, writing: Writing) -> tuple[Sample, ...]:
+        """What became of the drafts; of those that are not finished, what they began as."""
+        drafted = zip(writing.drafts, writing.texts, strict=True)
+        return tuple(self._sample(draft, text, writing.seed) for draft, text in drafted)
 
     def _sample(self, draft: Draft, tokens: Sequence[int], seed: int) -> Sample:
         shown = tuple(tokens[draft.hidden : len(tokens) - draft.hidden_behind])

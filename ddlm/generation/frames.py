@@ -21,12 +21,25 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One token of a text in the making. state: as of a span, or end, which shows nothing. confidence: of a new one."""
+
+    token: int
+    state: str
+    confidence: float = 0.0
+
+
+@dataclass(frozen=True)
 class Frame:
-    """The text after a step; step 0 is before the first. num_sampling_steps: how many there are at most."""
+    """The text after a step; step 0 is before the first. num_sampling_steps: how many there are at most.
+
+    tiles: its tokens one by one, where whoever made the frame knows them.
+    """
 
     step: int
     num_sampling_steps: int
     spans: tuple[Span, ...]
+    tiles: tuple[Tile, ...] = ()
 
     @property
     def masked(self) -> int:
@@ -34,25 +47,16 @@ class Frame:
         return sum(len(span.text) for span in self.spans if span.state == "masked")
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One token of a text in the making; confidence is that of a new one."""
-
-    token: int
-    state: str
-    confidence: float = 0.0
-
-
 def frame_of(tiles: list[Tile], tokenizer: Tokenizer, step: int, num_sampling_steps: int) -> Frame:
     """Neighbours of a state are one span. End tokens and tags show nothing."""
     spans = []
-    for state, group in groupby(tiles, lambda tile: tile.state):
+    for state, group in groupby((tile for tile in tiles if tile.state != "end"), lambda tile: tile.state):
         run = list(group)
         text = MASK_SIGN * len(run) if state == "masked" else tokenizer.decode(tile.token for tile in run)
         confidence = sum(tile.confidence for tile in run) / len(run) if state == "new" else None
         if text:
             spans.append(Span(text, state, confidence))
-    return Frame(step, num_sampling_steps, tuple(spans))
+    return Frame(step, num_sampling_steps, tuple(spans), tuple(tiles))
 
 
 def with_number_of_steps(frames: list[Frame]) -> list[Frame]:

@@ -143,15 +143,17 @@ class Snapshot:
         tiles = [
             Tile(token, self._state(draft, place, token, opened), sure[place])
             for place, token in enumerate(shown)
-            if place >= draft.hidden and token not in tokenizer.stop_ids
+            if place >= draft.hidden
         ]
         at_most = self.steps_before + self.step.num_sampling_steps
         return frame_of(tiles, tokenizer, self.steps_before + self.step.step, at_most)
 
     def _state(self, draft: Draft, place: int, token: int, opened: set[int]) -> str:
-        mask_id = self.writing.engine.tokenizer.mask_id
+        mask_id, stop_ids = self.writing.engine.tokenizer.mask_id, self.writing.engine.tokenizer.stop_ids
         if token == mask_id:
             return "masked"
+        if token in stop_ids:
+            return "end"
         if place < len(draft.tokens) and draft.tokens[place] != mask_id:
             return "prompt"
         return "new" if place in opened else "shown"

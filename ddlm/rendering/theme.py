@@ -2,20 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import ClassVar, NamedTuple
 
 from PIL import Image, ImageDraw
 
-from ddlm.rendering.layout import BREAK_SIGN, Piece, line_height, load_font, wrap
+from ddlm.generation import Frame
+from ddlm.rendering.fonts import CAPITAL, Face, face
+from ddlm.rendering.layout import BREAK_SIGN, Line, Panel, Piece, line_height
 from ddlm.rendering.storyboard import Mark, Moment
 
 Colour = tuple[int, int, int]
-
-CAPITAL = 0.72
-"""The height of a capital letter, and of a block, in font sizes."""
 
 
 class Box(NamedTuple):
@@ -30,18 +29,36 @@ class Box(NamedTuple):
     def size(self) -> tuple[int, int]:
         return self.right - self.left, self.bottom - self.top
 
+    @property
+    def inside(self) -> tuple[int, int, int, int]:
+        """As drawing wants it: right and bottom belong to the box."""
+        return self.left, self.top, self.right - 1, self.bottom - 1
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture of a film: a moment, the page of it that is seen, and for how long."""
+
+    moment: Moment
+    lines: tuple[Line, ...]
+    page: int
+    num_pages: int
+    ms: int
+
 
 class Theme(ABC):
     """The look of a film of one size. `unit` scales margins and furniture with the picture."""
 
-    font: ClassVar[str]
+    typeface: ClassVar[str]
     spacing: ClassVar[float]
     """Line height in font sizes."""
     fade_steps: ClassVar[int]
     """For so many steps a new word looks new. The film goes on until the last ones have settled."""
+    mount: ClassVar[Colour]
+    """What stands between the pictures of a contact sheet."""
 
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
+    def __init__(self, width: int, height: int, frames: Sequence[Frame]) -> None:
+        self.width, self.height, self.frames = width, height, frames
         self.unit = min(width / 960, height / 600)
 
     def px(self, length: float) -> int:
@@ -50,7 +67,7 @@ class Theme(ABC):
 
     @property
     @abstractmethod
-    def panel(self) -> Box:
+    def box(self) -> Box:
         """Where the text stands; none of it is drawn outside."""
 
     @abstractmethod
@@ -58,7 +75,7 @@ class Theme(ABC):
         """What is the same in every picture."""
 
     @abstractmethod
-    def paint_progress(self, image: Image.Image, moment: Moment) -> None:
+    def paint_progress(self, image: Image.Image, shot: Shot) -> None:
         """How far the denoising is: counts up, fills up."""
 
     @abstractmethod
@@ -69,49 +86,60 @@ class Theme(ABC):
         """The moment with whatever the theme writes around its text."""
         return moment
 
+    @property
+    def panel(self) -> Panel:
+        return Panel(*self.box.size, self.typeface, self.spacing)
+
     @cached_property
     def background(self) -> Image.Image:
         return self.paint_background()
 
-    def paint(self, moment: Moment, size: int) -> Image.Image:
+    def paint(self, shot: Shot, size: int) -> Image.Image:
         """The picture of a scripted moment with text of `size` pixels."""
         image = self.background.copy()
-        self.paint_progress(image, moment)
-        self.paint_text(image, moment, size)
+        self.paint_progress(image, shot)
+        self.paint_text(image, shot, size)
         return image
 
-    def paint_text(self, image: Image.Image, moment: Moment, size: int) -> None:
-        text = image.crop(self.panel)
-        self.write(ImageDraw.Draw(text), moment, size)
-        image.paste(text, self.panel[:2])
+    def paint_text(self, image: Image.Image, shot: Shot, size: int) -> None:
+        text = image.crop(self.box)
+        self.write(ImageDraw.Draw(text), shot, size)
+        image.paste(text, self.box[:2])
 
-    def write(self, draw: ImageDraw.ImageDraw, moment: Moment, size: int) -> None:
+    def write(self, draw: ImageDraw.ImageDraw, shot: Shot, size: int) -> None:
         """Words and blocks, in coordinates of the panel."""
-        font, height = load_font(self.font, size), line_height(size, self.spacing)
-        for number, line in enumerate(wrap(moment.text, font, self.panel.size[0])):
+        font, height = face(self.typeface, size), line_height(size, self.spacing)
+        for number, line in enumerate(shot.lines):
             baseline = number * height + (height + round(CAPITAL * size)) // 2
             for piece in line.pieces:
-                right = self._write_piece(draw, moment, piece, baseline, size)
+                right = self._write_piece(draw, shot.moment, piece, baseline, font)
                 if line.breaks:
-                    draw.text((right, baseline), BREAK_SIGN, self.ink(Mark("sign")), font, anchor="ls")
+                    font.draw(draw, right, baseline, BREAK_SIGN, self.ink(Mark("sign")))
 
-    def _write_piece(self, draw: ImageDraw.ImageDraw, moment: Moment, piece: Piece, baseline: int, size: int) -> float:
+    def _write_piece(self, draw: ImageDraw.ImageDraw, moment: Moment, piece: Piece, baseline: int, font: Face) -> float:
         """Returns the right edge."""
-        font, left = load_font(self.font, size), piece.x
+        left = piece.x
         for start, end, mark in stretches(piece, moment.marks):
-            right = piece.x + font.getlength(moment.text[piece.start : end])
-            if mark.state == "masked":
-                top = baseline - round(CAPITAL * size)
-                self.write_block(draw, Box(round(left), top, round(right), baseline + 1), size)
-            elif mark.state != "gone":
-                draw.text((left, baseline), moment.text[start:end], self.ink(mark), font, anchor="ls")
+            right = piece.x + font.length(moment.text[piece.start : end])
+            if mark.state == "masked" and round(right) > round(left):
+                top = baseline - round(CAPITAL * font.size)
+                self.write_block(draw, Box(round(left), top, round(right), baseline + 1), font.size)
+            elif mark.state not in ("masked", "gone"):
+                self.write_word(draw, left, right, baseline, moment.text[start:end], mark, font)
             left = right
         return left
+
+    def write_word(
+        self, draw: ImageDraw.ImageDraw, left: float, right: float, baseline: int, text: str, mark: Mark, font: Face
+    ) -> None:
+        """A stretch of letters that are marked alike."""
+        del right
+        font.draw(draw, left, baseline, text, self.ink(mark))
 
     def write_block(self, draw: ImageDraw.ImageDraw, box: Box, size: int) -> None:
         """What stands for a masked stretch of a word."""
         del size
-        draw.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), self.ink(Mark("masked")))
+        draw.rectangle(box.inside, self.ink(Mark("masked")))
 
 
 def stretches(piece: Piece, marks: Sequence[Mark]) -> Iterator[tuple[int, int, Mark]]:
@@ -124,15 +152,17 @@ def stretches(piece: Piece, marks: Sequence[Mark]) -> Iterator[tuple[int, int, M
 def as_dialogue(moment: Moment, user: str, writer: str) -> Moment:
     """A screen's two voices: what stands at the beginning as prompt under one label, all the rest under the other."""
     length = next((i for i, mark in enumerate(moment.marks) if mark.state != "prompt"), len(moment.marks))
-    asked = [(f"{user}\n", None), (moment.text[:length], moment.marks[:length]), ("\n\n", None)] if length else []
-    told = [(f"{writer}\n", None), (moment.text[length:], moment.marks[length:])]
-    return joined(moment, [*asked, *told])
+    marks, text = moment.marks, moment.text
+    asked = [label(f"{user}\n", "label"), (text[:length], marks[:length]), label("\n\n", "label")] if length else []
+    parts = [*asked, label(f"{writer}\n", "answer"), (text[length:], marks[length:])]
+    said = "".join(part for part, _ in parts)
+    lasting = len(said) - (len(text) - moment.lasting)
+    return replace(moment, text=said, marks=tuple(mark for _, own in parts for mark in own), lasting=lasting)
 
 
-def joined(moment: Moment, parts: Sequence[tuple[str, tuple[Mark, ...] | None]]) -> Moment:
-    """A moment of these parts; those without marks are labels."""
-    marks = [mark for text, own in parts for mark in own or (Mark("label"),) * len(text)]
-    return replace(moment, text="".join(text for text, _ in parts), marks=tuple(marks))
+def label(text: str, state: str) -> tuple[str, tuple[Mark, ...]]:
+    """Words of the theme's own."""
+    return text, (Mark(state),) * len(text)
 
 
 def mix(start: Colour, end: Colour, share: float) -> Colour:
@@ -140,3 +170,10 @@ def mix(start: Colour, end: Colour, share: float) -> Colour:
     share = min(max(share, 0.0), 1.0)
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(start, end, strict=True))
     return red, green, blue
+
+
+def ramp(colours: Sequence[Colour], share: float) -> Colour:
+    """The colour at a share of the way through several."""
+    place = min(max(share, 0.0), 1.0) * (len(colours) - 1)
+    number = min(int(place), len(colours) - 2)
+    return mix(colours[number], colours[number + 1], place - number)

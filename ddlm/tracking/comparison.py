@@ -130,7 +130,7 @@ class RunSearch:
 
 
 def standard_name(metric: str) -> str:
-    """`evaluation/seed_protocols/S3/loss` as `seed_protocols.S3.loss`: stages and runs write them differently."""
+    """`evaluation/seed_protocols/S3/loss` as `seed_protocols.S3.loss`, as older runs have it."""
     name = metric.removeprefix("evaluation/")
     return name if name == metric else name.replace("/", ".")
 

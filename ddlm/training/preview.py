@@ -14,7 +14,7 @@ from ddlm.generation import MASK_SIGN, DiffusionPipeline
 from ddlm.model.folder import ModelFolder
 from ddlm.model.transformer import Denoiser
 from ddlm.rendering import RenderingConfig
-from ddlm.rendering.stage import render_file
+from ddlm.rendering.files import render_file
 from ddlm.tokenizer import Tokenizer
 from ddlm.training.distributed import Ranks
 from ddlm.training.state import TrainState

@@ -119,9 +119,10 @@ def test_equal_curves_give_equal_bytes_and_no_points_give_an_empty_plot(tmp_path
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     for path, points in zip(paths, (curve, curve, {}), strict=True):
         plots.draw_curve(points, path)
-    first, second, empty = (path.read_bytes() for path in paths)
-    assert first == second != empty
-    assert empty.startswith(b"\x89PNG")
+    for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        first, second, empty = (path.with_suffix(f".{kind}").read_bytes() for path in paths)
+        assert first == second != empty
+        assert empty.startswith(start)
 
 
 def test_a_denoising_is_shown_from_its_first_state_to_its_last(images):
@@ -154,3 +155,8 @@ def test_every_measure_has_a_sentence_and_headlines_name_measures():
     assert all(measure.meaning.strip().endswith((".", "best.")) for measure in known)
     assert set(measures.HEADLINES) <= {measure.path for measure in known}
     assert ("Bits per byte", "≤ 1.234") in measures.headlines(SCORES)
+
+
+def test_numbers_are_named_by_where_they_stand_and_settings_are_none() -> None:
+    scores = {"a": 1, "b": {"c": 0.5, "d": "x"}, "e": [1], "f": True, "g": None, "settings": {"stories": 8}}
+    assert measures.numbers_of(scores) == {"evaluation/a": 1.0, "evaluation/b/c": 0.5}

@@ -102,7 +102,8 @@ def validation(inputs):
 
 
 def test_the_stage_writes_what_it_promises(built):
-    pictures = {f"{name}.png" for name in ("curve", "lengths", "mask_rates", "intervals")}
+    names = ("curve", "lengths", "mask_rates", "intervals", "calibration", "order")
+    pictures = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     names = {"scores.json", "samples.jsonl", "row_nats.parquet", "report.html"} | pictures
     assert {path.name for path in built.output.iterdir()} == names
 
@@ -167,7 +168,7 @@ def test_samples_keep_prompt_continuation_and_reference(inputs, built):
 
 def test_the_report_holds_the_samples_and_all_pictures(built, scores):
     html = (built.output / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 4
+    assert html.count("data:image/png;base64,") == 6
     assert f"{scores['bits_per_byte']:.3f}" in html
     assert html.count("<blockquote") == 2 * 3 + 1 + 2 * 4
 

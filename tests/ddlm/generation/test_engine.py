@@ -20,7 +20,7 @@ def test_where_nothing_ahead_is_seen_keys_are_reused_and_the_text_stays(build: B
     plain = SamplingConfig(num_sampling_steps=24, block_size=8, cache="off", top_p=1.0)
     reused = plain.model_copy(update={"cache": "exact"})
     prompts = ["Once upon a time there was", "The", ""]
-    assert pipeline._writing([], reused, 0, 1).engine.reuse is not None
+    assert pipeline.writing([], reused, 0, 1).engine.reuse is not None
     wanted = pipeline.generate_batch(prompts, sampling=plain)
     assert pipeline.generate_batch(prompts, sampling=reused).samples == wanted.samples
     longer = pipeline.generate(length=100, sampling=plain).samples
@@ -32,7 +32,7 @@ def test_a_network_that_sees_everything_reuses_keys_only_when_told_that_this_is_
 
     def reuse(cache: str, block_size: int | None) -> object:
         sampling = SamplingConfig(cache=cache, block_size=block_size)  # type: ignore[arg-type]
-        return pipeline._writing([], sampling, 0, 1).engine.reuse
+        return pipeline.writing([], sampling, 0, 1).engine.reuse
 
     assert reuse("exact", 8) is reuse("off", 8) is reuse("approximate", None) is None
     assert reuse("approximate", 8) is not None

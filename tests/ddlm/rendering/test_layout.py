@@ -3,9 +3,10 @@ from itertools import pairwise
 import pytest
 
 from ddlm.config import UserError
-from ddlm.rendering.layout import BREAK_SIGN, fit, line_height, load_font, wrap
+from ddlm.rendering.fonts import SERIF, face
+from ddlm.rendering.layout import BREAK_SIGN, Line, Panel, wrap
 
-FONT = load_font("DejaVuSerif", 16)
+FONT = face(SERIF, 16)
 TEXT = "The hen  looked up.\n\n  A very\tsmall cloud sat on the roof, and it did not want to go home: “Why?” it asked."
 
 
@@ -24,7 +25,7 @@ def test_no_word_is_lost_and_none_passes_the_edge(width):
     assert words(TEXT, lines) == TEXT.split()
     for line in lines:
         for piece in line.pieces:
-            assert piece.x + FONT.getlength(TEXT[piece.start : piece.end]) <= width
+            assert piece.x + FONT.length(TEXT[piece.start : piece.end]) <= width
 
 
 def test_only_a_word_wider_than_a_line_is_cut_and_a_sign_has_room_there():
@@ -35,7 +36,7 @@ def test_only_a_word_wider_than_a_line_is_cut_and_a_sign_has_room_there():
     assert len(broken) == len(lines) - 2
     for line in broken:
         (piece,) = line.pieces
-        assert FONT.getlength(text[piece.start : piece.end] + BREAK_SIGN) <= 200
+        assert FONT.length(text[piece.start : piece.end] + BREAK_SIGN) <= 200
 
 
 def test_lines_are_full():
@@ -43,8 +44,8 @@ def test_lines_are_full():
     for line, after in pairwise(lines):
         last, first = line.pieces[-1], after.pieces[0]
         text = TEXT.replace("\n", " ")
-        edge = last.x + FONT.getlength(text[last.start : last.end])
-        assert edge + FONT.getlength(" " + text[first.start : first.end]) > 300
+        edge = last.x + FONT.length(text[last.start : last.end])
+        assert edge + FONT.length(" " + text[first.start : first.end]) > 300
 
 
 def test_empty_lines_stay():
@@ -57,15 +58,46 @@ def test_a_line_may_end_between_two_masks():
     assert not any(line.breaks for line in lines)
 
 
+def test_a_line_may_end_between_two_chinese_characters():
+    lines = wrap("你好" * 30, FONT, 200)
+    assert len(lines) > 1
+    assert not any(line.breaks for line in lines)
+
+
+PANEL = Panel(600, 300, SERIF, 1.5)
+
+
 def test_the_font_shrinks_until_the_longest_text_fits():
-    short, long = "word", "word " * 300
-    assert fit([short], "DejaVuSerif", 30, 1.5, (600, 300)) == 30
-    size = fit([short, long], "DejaVuSerif", 30, 1.5, (600, 300))
-    assert len(wrap(long, load_font("DejaVuSerif", size), 600)) * line_height(size, 1.5) <= 300
-    larger = size + 1
-    assert len(wrap(long, load_font("DejaVuSerif", larger), 600)) * line_height(larger, 1.5) > 300
+    short, long = "word", "word " * 110
+    assert PANEL.size_for([short], 30) == 30
+    size = PANEL.size_for([short, long], 30)
+    assert 20 <= size < 30
+    assert PANEL.fits(long, size)
+    assert not PANEL.fits(long, size + 1)
 
 
-def test_a_text_that_fits_at_no_size_is_refused():
-    with pytest.raises(UserError, match=r"does not fit 100x50 pixels even at 4 px; raise rendering\.width"):
-        fit(["word " * 400], "DejaVuSerif", 12, 1.5, (100, 50))
+def test_what_fits_at_no_readable_size_has_pages_in_the_wanted_one():
+    text = "word " * 800
+    size = PANEL.size_for([text], 30)
+    pages = PANEL.pages(text, size, len(text))
+    assert size == 30
+    assert len(pages) > 3
+    assert {len(page) for page in pages[:-1]} == {PANEL.rows(size)}
+    assert words(text, [line for page in pages for line in page]) == text.split()
+
+
+def test_only_what_is_there_in_the_end_gets_pages():
+    text = "word " * 30
+    (page,) = PANEL.pages(text + "█ " * 2000, 30, len(text))
+    assert len(page) == PANEL.rows(30)
+    assert words(text + "█ " * 2000, page)[:30] == text.split()
+
+
+def test_an_empty_text_has_one_page():
+    assert PANEL.pages("", 30, 0) == [(Line(()),)]
+
+
+@pytest.mark.parametrize("panel", [Panel(600, 15, SERIF, 1.5), Panel(12, 300, SERIF, 1.5)])
+def test_a_panel_without_room_is_refused_with_the_remedy(panel):
+    with pytest.raises(UserError, match=r"too few for two lines; raise rendering\.width or rendering\.height"):
+        panel.size_for(["word"], 24)

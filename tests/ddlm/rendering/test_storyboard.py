@@ -1,5 +1,6 @@
 import pytest
 
+from ddlm.config import UserError
 from ddlm.generation import Frame, Span
 from ddlm.rendering.storyboard import Mark, MisfitError, storyboard, union
 
@@ -59,6 +60,44 @@ def test_the_place_of_an_end_token_is_masked_and_then_empty():
 def test_a_word_grows_older_by_one_each_step():
     moments = storyboard(film([("██", "masked")], [("a", "new"), ("█", "masked")], [("a", "shown"), ("b", "new")]))
     assert [moment.marks[0] for moment in moments] == [Mark("masked"), Mark("shown", 0), Mark("shown", 1)]
+
+
+def test_a_word_keeps_the_confidence_with_which_it_was_written():
+    moments = storyboard(
+        film([("██", "masked")], [("a", "new", 0.25), ("█", "masked")], [("a", "shown"), ("b", "new", 0.75)])
+    )
+    assert [mark.confidence for mark in moments[-1].marks] == [0.25, 0.75]
+
+
+def test_the_share_that_is_unmasked_goes_from_none_to_all_and_never_back(frames_of):
+    for frames in (frames_of(prompt="Hello. "), frames_of(ends=0), frames_of("", ends=9)):
+        shares = [moment.share for moment in storyboard(frames)]
+        assert shares == sorted(shares)
+        assert (shares[0], shares[-1]) == (0.0, 1.0)
+
+
+def test_masks_that_a_later_window_adds_stand_behind_the_text_in_every_moment():
+    moments = storyboard(
+        film(
+            [("██", "masked")],
+            [("a", "new"), (" fox", "new")],
+            [("a fox", "shown"), ("██", "masked")],
+            [("a fox", "shown"), (" ran", "new"), ("█", "masked")],
+            [("a fox ran", "shown"), (".", "new")],
+        )
+    )
+    assert {moment.text for moment in moments} == {"a fox ran."}
+    assert [moment.share for moment in moments] == sorted(moment.share for moment in moments)
+
+
+def test_places_of_end_tokens_do_not_last(frames_of, story):
+    moments = storyboard(frames_of(prompt="Hello. ", ends=9))
+    assert {moment.text[: moment.lasting] for moment in moments} == {"Hello. " + story}
+
+
+def test_no_frames_are_refused():
+    with pytest.raises(UserError, match="film: got no frames"):
+        storyboard([])
 
 
 def test_masks_parted_by_an_invisible_end_token_stay_in_order():

@@ -1,49 +1,16 @@
-"""Screens: a plain terminal and a neon one."""
+"""A neon screen: glowing letters on a night gradient under scanlines."""
+
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
-from ddlm.rendering.layout import load_font
+from ddlm.rendering.fonts import MONO, MONO_BOLD, face
 from ddlm.rendering.storyboard import Mark, Moment
-from ddlm.rendering.theme import Box, Colour, Theme, as_dialogue, mix
+from ddlm.rendering.theme import Box, Colour, Shot, Theme, as_dialogue, mix
 
-MONO = "DejaVuSansMono"
-
-
-class Terminal(Theme):
-    """Grey on black, header lines, a counter."""
-
-    font = MONO
-    spacing = 1.3
-    fade_steps = 0
-    background_colour: Colour = (10, 10, 10)
-    foreground: Colour = (230, 230, 230)
-    dim: Colour = (92, 92, 92)
-
-    @property
-    def panel(self) -> Box:
-        side = self.px(32)
-        return Box(side, self.px(104), self.width - side, self.height - self.px(24))
-
-    def paint_background(self) -> Image.Image:
-        image = Image.new("RGB", (self.width, self.height), self.background_colour)
-        self._header(image, 0, "==== ddlm: text by denoising ====")
-        return image
-
-    def paint_progress(self, image: Image.Image, moment: Moment) -> None:
-        self._header(image, 1, f"(diffusion step {moment.step:03d}/{moment.num_sampling_steps:03d})")
-
-    def _header(self, image: Image.Image, row: int, text: str) -> None:
-        font, baseline = load_font(MONO, max(8, self.px(18))), self.px(44) + row * self.px(26)
-        ImageDraw.Draw(image).text((self.panel.left, baseline), text, self.foreground, font, anchor="ls")
-
-    def script(self, moment: Moment) -> Moment:
-        return as_dialogue(moment, "[You]:", "[Assistant]:")
-
-    def ink(self, mark: Mark) -> Colour:
-        return self.dim if mark.state in ("masked", "sign") else self.foreground
-
-
+TOP: Colour = (12, 12, 28)
+BOTTOM: Colour = (4, 4, 12)
 CYAN: Colour = (0, 229, 255)
 MAGENTA: Colour = (255, 0, 200)
 GREEN: Colour = (57, 255, 20)
@@ -51,20 +18,23 @@ ORANGE: Colour = (255, 165, 60)
 WHITE: Colour = (240, 255, 240)
 GLOW = 1.1
 """How bright the glow is beside its letter."""
+SCANLINE = 0.86
+"""How bright every second row is."""
 
 
 class Neon(Theme):
-    """Glowing letters on a night gradient under scanlines."""
+    """The neon screen of S0."""
 
-    font = MONO
+    typeface = MONO
     spacing = 1.4
     fade_steps = 3
     glow_reach = 16
+    mount = (0, 0, 0)
 
     @property
-    def panel(self) -> Box:
+    def box(self) -> Box:
         side = self.px(56)
-        return Box(side, self.px(142), self.width - side, self.height - self.px(52))
+        return Box(side, self.px(128), self.width - side, self.height - self.px(46))
 
     @property
     def header(self) -> Box:
@@ -86,14 +56,14 @@ class Neon(Theme):
 
     def paint_background(self) -> Image.Image:
         share = np.linspace(0, 1, self.height)[:, None, None]
-        rows = np.array((12, 12, 28)) * (1 - share) + np.array((4, 4, 12)) * share
+        rows = np.array(TOP) * (1 - share) + np.array(BOTTOM) * share
         image = Image.fromarray(np.broadcast_to(rows.round(), (self.height, self.width, 3)).astype(np.uint8))
         light = Image.new("RGB", image.size)
         draw = ImageDraw.Draw(light)
         self._corners(draw)
-        draw.rounded_rectangle(_inclusive(self.header), self.px(10), outline=CYAN, width=self.px(1.5))
-        title, place = load_font("DejaVuSansMono-Bold", self.px(18)), (self.header.left + self.px(20), self.title_line)
-        draw.text(place, "DDLM // TEXT BY DENOISING", CYAN, title, anchor="ls")
+        draw.rounded_rectangle(self.header.inside, self.px(10), outline=CYAN, width=self.px(1.5))
+        left = self.header.left + self.px(20)
+        face(MONO_BOLD, self.px(18)).draw(draw, left, self.title_line, "DDLM // TEXT BY DENOISING", CYAN)
         return shine(image, light, self.px(6))
 
     def _corners(self, draw: ImageDraw.ImageDraw) -> None:
@@ -103,14 +73,15 @@ class Neon(Theme):
                 draw.line((x, y, x + along * reach, y), colour, thickness)
                 draw.line((x, y, x, y + down * reach), colour, thickness)
 
-    def paint_progress(self, image: Image.Image, moment: Moment) -> None:
-        box = self.header
+    def paint_progress(self, image: Image.Image, shot: Shot) -> None:
+        box, moment = self.header, shot.moment
         light = Image.new("RGB", box.size)
         draw = ImageDraw.Draw(light)
         self._bar(draw, moment.step / moment.num_sampling_steps)
-        counter = f"STEP {moment.step:03d}/{moment.num_sampling_steps:03d}"
-        place = (box.size[0] - self.px(20), self.title_line - box.top)
-        draw.text(place, counter, ORANGE, load_font(MONO, max(8, self.px(16))), anchor="rs")
+        pages = f"PAGE {shot.page + 1}/{shot.num_pages}  " if shot.num_pages > 1 else ""
+        counter = f"{pages}STEP {moment.step:03d}/{moment.num_sampling_steps:03d}"
+        font = face(MONO, max(8, self.px(16)))
+        font.draw(draw, box.size[0] - self.px(20) - font.length(counter), self.title_line - box.top, counter, ORANGE)
         image.paste(shine(image.crop(box), light, self.px(5)), box[:2])
 
     def _bar(self, draw: ImageDraw.ImageDraw, share: float) -> None:
@@ -124,18 +95,21 @@ class Neon(Theme):
             x = left + number * (segment + gap)
             draw.rectangle((x, top, x + segment - 1, bottom), colour if lit else mix((0, 0, 0), colour, 0.15))
 
-    def paint_text(self, image: Image.Image, moment: Moment, size: int) -> None:
+    def paint_text(self, image: Image.Image, shot: Shot, size: int) -> None:
         """Letters are light added to the screen; the glow ends a little outside the panel."""
-        text = Image.new("RGB", self.panel.size)
-        self.write(ImageDraw.Draw(text), moment, size)
+        text = Image.new("RGB", self.box.size)
+        self.write(ImageDraw.Draw(text), shot, size)
         light, reach = ImageOps.expand(text, self.px(self.glow_reach)), self.px(self.glow_reach)
-        place = Box(*(edge + by for edge, by in zip(self.panel, (-reach, -reach, reach, reach), strict=True)))
+        place = Box(*(edge + by for edge, by in zip(self.box, (-reach, -reach, reach, reach), strict=True)))
         image.paste(shine(image.crop(place), light, self.px(6)), place[:2])
 
-    def paint(self, moment: Moment, size: int) -> Image.Image:
-        pixels = np.array(super().paint(moment, size))
-        pixels[1::2] = pixels[1::2] * 0.86
-        return Image.fromarray(pixels)
+    def paint(self, shot: Shot, size: int) -> Image.Image:
+        return ImageChops.multiply(super().paint(shot, size), self.scanlines)
+
+    @cached_property
+    def scanlines(self) -> Image.Image:
+        rows = np.where(np.arange(self.height) % 2, round(255 * SCANLINE), 255)[:, None, None]
+        return Image.fromarray(np.broadcast_to(rows, (self.height, self.width, 3)).astype(np.uint8))
 
 
 def shine(image: Image.Image, light: Image.Image, radius: int) -> Image.Image:
@@ -143,7 +117,3 @@ def shine(image: Image.Image, light: Image.Image, radius: int) -> Image.Image:
     half = light.reduce(2).filter(ImageFilter.BoxBlur(radius / 2)).filter(ImageFilter.BoxBlur(radius / 2))
     glow = half.resize(light.size, Image.Resampling.BILINEAR)
     return ImageChops.screen(ImageChops.add(image, glow.point(lambda value: value * GLOW)), light)
-
-
-def _inclusive(box: Box) -> tuple[int, int, int, int]:
-    return box.left, box.top, box.right - 1, box.bottom - 1
