@@ -9,8 +9,9 @@ CONFIG ?= configs/quick.toml
 POOL ?= cpu
 QUEUES := training scheduled
 GPU_BOXES ?= 1
+JOBS ?= 2
 
-.PHONY: run setup check test test-services chaos server stop status worker deploy automations clean
+.PHONY: run setup check test test-services test-arm64 chaos server stop status worker deploy automations schedules clean
 
 run: $(STAMP)
 	$(BIN)/ddlm run $(CONFIG)
@@ -23,11 +24,17 @@ check: $(DEV_STAMP)
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_architecture.py
 
+# A file's tests stay together: they share what their fixtures build. One thread each, or the processes fight for cores.
+test: export OMP_NUM_THREADS ?= 1
 test: $(DEV_STAMP)
-	$(BIN)/pytest -q -m "not services and not chaos"
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not services and not chaos and not arm64"
 
 test-services: $(DEV_STAMP)
 	$(BIN)/pytest -q -m services
+
+# A tiny bundle under emulation, in a small Debian for arm64 that is made once below outputs/; needs no root.
+test-arm64: $(DEV_STAMP)
+	$(BIN)/pytest -q -m arm64
 
 # Kills servers, workers and trainings of its own, and looks at what became of them.
 chaos: $(DEV_STAMP)
@@ -38,8 +45,8 @@ server stop status: $(STAMP)
 	$(BIN)/python infra/local.py $(subst server,start,$@)
 
 # On other machines, or without the rest. PREFECT_API_URL says where the server is.
-worker deploy automations: export DO_NOT_TRACK = true
-worker deploy automations: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+worker deploy automations schedules: export DO_NOT_TRACK = true
+worker deploy automations schedules: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 worker: export PREFECT_FLOWS_HEARTBEAT_FREQUENCY ?= 30
 worker: export PWD = $(CURDIR)
 
@@ -57,6 +64,10 @@ deploy: $(STAMP)
 	$(BIN)/prefect work-queue create scheduled --pool gpu --priority 5 --limit $(GPU_BOXES) || true
 	env -u PWD $(BIN)/prefect --no-prompt deploy --all
 	$(BIN)/python infra/automations.py
+
+# When scheduled deployments run next, or why they never will.
+schedules: $(STAMP)
+	$(BIN)/python infra/schedules.py
 
 # What the server does by itself about crashes; DDLM_ALERTS_URL, where set, is told.
 automations: $(STAMP)

@@ -10,6 +10,7 @@ import tomllib
 from functools import partial
 from pathlib import Path
 
+import jetson
 import jobs
 import tree
 from boxes import BoxTask, name
@@ -149,3 +150,30 @@ def doctor(box: Connection) -> None:
     if show(box, (HERE / "doctor.sh").read_text()):
         raise Exit(code=1)
     print(f"{name(box)}: nothing is missing")
+
+
+@on_boxes(help={"bundle": "a folder that ddlm export made", "python": "the Jetson's, to make the environment with"})
+def deploy_bundle(box: Connection, bundle: str = "outputs/quick/bundle", python: str = "") -> None:
+    """Put a bundle on a Jetson, with the packages that it asks for, and write with it once."""
+    jetson.deploy(box, Path(bundle), python)
+
+
+@on_boxes
+def jetson_doctor(box: Connection) -> None:
+    """JetPack, power mode, clocks, memory, TensorRT, disk; then a line for each thing that is wrong, exit code 1."""
+    facts = jetson.facts_of(box)
+    print(*(f"{key}: {value}" for key, value in facts.items()), sep="\n")
+    wrong = list(jetson.complaints(facts))
+    if wrong:
+        print(*wrong, sep="\n")
+        raise Exit(code=1)
+    print(f"{name(box)}: nothing is missing")
+
+
+@on_boxes(
+    iterable=["option"],
+    help={"option": "one for bench.sh, such as --option=--backend=trt", "experiment": "of MLflow"},
+)
+def jetson_bench(box: Connection, option: list[str] | None = None, experiment: str = "jetson") -> None:
+    """Measure the bundle that is on a Jetson; the record comes to outputs/HOST and its figures into MLflow."""
+    jetson.bench(box, list(option or ()), experiment)

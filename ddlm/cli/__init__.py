@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ddlm import __version__
-from ddlm.cli import machine, models, runs, writing
+from ddlm.cli import machine, models, page, runs, writing
 from ddlm.config import UserError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Small discrete diffusion language models: train, judge honestly, watch denoising, put on a Jetson.",
     epilog="First run: [bold]ddlm run configs/quick.toml[/bold]",
 )
-for part in (runs, writing, models, machine):
+for part in (runs, writing, models, page, machine):
     part.add_to(app)
 
 INTERRUPTED = 130
@@ -45,6 +45,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 def main() -> None:
     """Run a command. Exit code 2: the user's mistake, in one line. 1: a failure. 130: Ctrl-C."""
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         with logging_to_stderr():

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ddlm.artifacts import open_store, size_bytes
+from ddlm.artifacts import collect_shared, open_store, size_bytes
 from ddlm.config import UserError
 from ddlm.experiment import Experiment, load_experiment
 
-bench = typer.Typer(no_args_is_help=True, help="Measure speed: tokenize, load, train, sample.")
+bench = typer.Typer(no_args_is_help=True, help="Measure speed: tokenize, load, train, sample, device, roofline.")
 artifacts = typer.Typer(no_args_is_help=True, help="Look into the artifact store and tidy it.")
 ConfigArgument = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A small model when absent.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting.")]
@@ -89,6 +89,55 @@ def bench_sample(
     report(measure(experiment, model=model, steps=steps, compiled=compiled, **wanted), json_)
 
 
+@bench.command("device")
+def bench_device(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `ddlm export` wrote.")],
+    steps: Annotated[list[int] | None, typer.Option(min=1, help="Sampling steps; may be given again.")] = None,
+    unmasking: Annotated[list[str] | None, typer.Option(help="A policy; may be given again.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="Only graphs in this; may be given again.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Only graphs of this kind: logits or step.")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="Texts for each way of writing.")] = 4,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; every core when absent.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Stories, for bits per byte.")] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Rows of them.")] = 16,
+    judge: Annotated[str | None, typer.Option(help="A causal model of transformers: a folder or a hub id.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A folder for device.json and the plot.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """What a bundle's graphs cost here in time and memory, and what their texts are worth, by steps and policy.
+
+    Examples:
+
+      ddlm bench device bundle --data validation.parquet --judge stories15M -o measured
+
+      ddlm bench device bundle --steps 8 --steps 32 --unmasking confidence --unmasking random --kind logits --threads 1
+    """
+    from ddlm.bench import device, trade
+
+    given = {"steps": steps, "unmasking": unmasking, "precisions": precision, "kinds": kind}
+    chosen: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value}
+    plan = device.Plan(**chosen, texts=texts, threads=threads, data=data, rows=rows, judge=judge)
+    found = device.measure(bundle, plan)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "device.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        trade.draw(found, output / "trade.png")
+    typer.echo(json.dumps(found) if json_ else trade.table(found))
+
+
+@bench.command("roofline")
+def bench_roofline(
+    seq_len: Annotated[int, typer.Option(min=2, help="Tokens of the canvas.")] = 256, json_: JsonOption = False
+) -> None:
+    """An ESTIMATE, on paper, of what a Jetson Orin Nano could do with every preset. Nothing is measured."""
+    from ddlm.bench import roofline
+
+    found = roofline.of_presets(seq_len)
+    typer.echo(json.dumps(found) if json_ else roofline.table(found))
+
+
 @artifacts.command("list")
 def list_artifacts() -> None:
     """Every whole artifact: stage, key, size; whether an experiment here uses it, or only the shared store has it."""
@@ -108,14 +157,31 @@ def list_artifacts() -> None:
 def collect_artifacts(
     keep_days: Annotated[float | None, typer.Option(min=0, help="Keep what is younger.")] = None,
     max_bytes: Annotated[int | None, typer.Option(min=0, help="Shrink the store to this.")] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="In the store of DDLM_STORE; needs a limit.")] = False,
 ) -> None:
-    """Remove artifacts that no experiment's folder here uses. A shared store is left as it is: others use it too."""
+    """Remove artifacts that no experiment's folder here uses. A shared store is left as it is, but with --shared.
+
+    Examples:
+
+      ddlm artifacts gc --keep-days 30
+
+      ddlm artifacts gc --shared --keep-days 90
+    """
     from ddlm.experiment.view import in_use
 
-    store = open_store()
-    removed = store.collect(in_use(), keep_days=keep_days, max_bytes=max_bytes)
+    store, used = open_store(), in_use()
+    if shared:
+        if store.remote is None or keep_days is max_bytes is None:
+            raise UserError(
+                "artifacts gc --shared: wanted DDLM_STORE, a store behind a URL, and --keep-days or --max-bytes"
+            )
+        places = {(path.parent.name, path.name) for path in used}
+        removed = collect_shared(store.remote, places, keep_days=keep_days, max_bytes=max_bytes)
+        typer.echo("\n".join([*removed, f"removed {len(removed)} from {store.remote.url}"]))
+        return
+    here = store.collect(used, keep_days=keep_days, max_bytes=max_bytes)
     left = f"; {store.remote.url} was left as it is, since other machines use it" if store.remote else ""
-    typer.echo("\n".join([*map(str, removed), f"removed {len(removed)}{left}"]))
+    typer.echo("\n".join([*map(str, here), f"removed {len(here)}{left}"]))
 
 
 def doctor(json_: JsonOption = False) -> None:

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ddlm.cli.writing import JsonOption, ModelArgument, PromptArgument, SeedOption, StepsOption, sampling_from
-from ddlm.config import parse_override
+from ddlm.cli.writing import JsonOption, LengthOption, ModelArgument, PromptArgument, SeedOption, StepsOption
+from ddlm.config import Section, parse, parse_override, with_overrides
 from ddlm.diffusion import SamplingConfig
 from ddlm.experiment.evaluations import settings_of
 from ddlm.export import ExportConfig
-from ddlm.rendering import RenderingConfig, require_theme
+from ddlm.rendering import THEME_NAMES, RenderingConfig, require_theme
 
 WIDE = 110
 """Columns of a terminal from which on a sentence fits beside each score."""
@@ -91,45 +91,129 @@ def show(scores: Mapping[str, Any]) -> None:
 
 def render(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="A .gif or .png file.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="A film: .gif, .apng, .webp or .mp4. Its end: .png.", show_default=False),
+    ],
     prompt: PromptArgument = "",
-    theme: Annotated[str, typer.Option(help="paper, terminal or neon.")] = "paper",
+    theme: Annotated[str, typer.Option(help=f"{', '.join(THEME_NAMES[:-1])} or {THEME_NAMES[-1]}.")] = "paper",
+    sheet: Annotated[
+        int | None, typer.Option(help="So many moments in one .png, from the first to the last.", metavar="MOMENTS")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    font_size: Annotated[int | None, typer.Option(help="Pixels; a text too long for one picture has pages.")] = None,
     steps: StepsOption = None,
+    length: LengthOption = None,
     seed: SeedOption = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other key of [rendering] or [sampling]."),
+    ] = None,
 ) -> None:
     """Film a denoising.
 
-    Example: ddlm render quick "One day" --theme neon -o denoising.gif
-    """
-    require_theme(theme)
-    from ddlm.generation import DiffusionPipeline
-    from ddlm.rendering.stage import render_file, require_suffix
+    Examples:
 
-    require_suffix(output)
+      ddlm render quick "One day" --theme neon -o denoising.gif
+
+      ddlm render quick "One day" --theme heat --sheet 6 -o moments.png
+
+      ddlm render quick --width 1200 --height 700 --set rendering.hold_s=4 -o denoising.webp
+    """
+    given = {
+        "rendering.theme": require_theme(theme), "rendering.prompt": prompt, "rendering.width": width,
+        "rendering.height": height, "rendering.font_size": font_size, "rendering.moments": sheet,
+        "sampling.num_sampling_steps": steps,
+    }  # fmt: skip
+    chosen = {key: value for key, value in given.items() if value is not None}
+    wanted = parse(Filmed, with_overrides({}, chosen | dict(map(parse_override, set_ or []))), source="render")
+    from ddlm.generation import DiffusionPipeline
+    from ddlm.rendering.files import render_file, require_suffix
+
+    require_suffix(output, sheet=sheet is not None)
     pipeline = DiffusionPipeline.from_pretrained(model, "auto")
-    frames = pipeline.frames(prompt, sampling=sampling_from(steps), seed=seed)
-    render_file(frames, output, RenderingConfig(theme=theme, prompt=prompt))
+    frames = pipeline.frames(wanted.rendering.prompt, sampling=wanted.sampling, seed=seed, length=length)
+    render_file(frames, output, wanted.rendering, sheet=sheet is not None)
     typer.echo(str(output))
+
+
+class Filmed(Section):
+    """What `ddlm render` may be told."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    rendering: RenderingConfig = RenderingConfig()
 
 
 def export(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.", show_default=False)],
-    data: Annotated[Path | None, typer.Option(help="Stories to check the graph on.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Stories to check and quantise the graphs on.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Instead a page that runs the model in the browser.")] = False,
     seed: SeedOption = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of [export] or [sampling]."),
+    ] = None,
 ) -> None:
-    """Make a bundle for a Jetson: ONNX graph, tokenizer, and a program that needs neither torch nor ddlm.
+    """Make a bundle for a Jetson: ONNX graphs, tokenizer, and a program that needs neither torch nor ddlm.
 
-    Example: ddlm export quick -o bundle
+    Examples:
+
+      ddlm export quick -o bundle --data stories.txt
+
+      ddlm export quick -o bundle --set export.lengths=[64,128] --set sampling.num_sampling_steps=32
+
+      ddlm export quick --web -o site
     """
+    wanted = parse(Exported, with_overrides({}, dict(map(parse_override, set_ or []))), source="export")
     from ddlm.data.corpus import read_source
     from ddlm.evaluation.subject import rows_from_texts
     from ddlm.export.stage import export_bundle
+    from ddlm.export.text import Text
     from ddlm.generation import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(model)
-    rows = None
+    pipeline = DiffusionPipeline.from_pretrained(model, precision="float32")
+    text = None
     if data:
-        rows = rows_from_texts(pipeline.tokenizer, read_source(data), pipeline.seq_len)[0].tokens
-    export_bundle(pipeline, output, sampling=SamplingConfig(), export=ExportConfig(), rows=rows, seed=seed)
+        limit = max(wanted.export.check_batches, wanted.export.quality_rows)
+        text = Text.divided(*rows_from_texts(pipeline.tokenizer, read_source(data), pipeline.seq_len), limit)
+    settings: dict[str, Any] = {"sampling": wanted.sampling, "export": wanted.export, "seed": seed}
+    if web:
+        from ddlm.export.web.site import export_site, title_of
+
+        rows = None if text is None else text.rows.tokens
+        site = export_site(pipeline, output, title=title_of(model), rows=rows, **settings)
+        typer.echo(f"{output}\n{site}")
+        return
+    show_made(export_bundle(pipeline, output, text=text, **settings))
     typer.echo(str(output))
+
+
+class Exported(Section):
+    """What `ddlm export` may be told."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    export: ExportConfig = ExportConfig()
+
+
+def show_made(made: Any) -> None:
+    """A row a graph with what it passed, and one with what was skipped; then what quantised networks lose."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ddlm.export.quality import table
+
+    rows: dict[tuple[str, str], list[str]] = {}
+    for gate in made.gates:
+        told = f"{gate.name}: {gate.detail}" if gate.detail else gate.name
+        rows.setdefault((gate.graph, gate.result), []).append(told)
+    gates = Table("graph", "result", "gates", box=None, header_style="dim", pad_edge=False)
+    for (graph, result), told in rows.items():
+        gates.add_row(graph, result, escape("; ".join(told)))
+    Console().print(gates)
+    if made.quality:
+        typer.echo(f"\n{table(made.quality)}")
+    for name, why in made.left_out.items():
+        typer.echo(f"{name} is left out: {why}")

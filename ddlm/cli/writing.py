@@ -29,6 +29,9 @@ TemperatureOption = Annotated[float | None, typer.Option(help="0 takes the most 
 TopPOption = Annotated[float | None, typer.Option("--top-p", help="Draw from the likeliest tokens of this mass.")]
 TopKOption = Annotated[int | None, typer.Option("--top-k", help="The so many most likely tokens.")]
 SeedOption = Annotated[int, typer.Option(help="The same seed writes the same text.")]
+LengthOption = Annotated[
+    int | None, typer.Option(help="Tokens to write after the prompt, exactly. The model decides when absent.")
+]
 PrecisionOption = Annotated[
     str, typer.Option(help="float32: a seed's text is the same everywhere; bfloat16; auto: the faster one here.")
 ]
@@ -56,9 +59,7 @@ def generate(
     temperature: TemperatureOption = None,
     top_p: TopPOption = None,
     top_k: TopKOption = None,
-    length: Annotated[
-        int | None, typer.Option(help="Tokens to write after the prompt, exactly. The model decides when absent.")
-    ] = None,
+    length: LengthOption = None,
     seed: SeedOption = 0,
     precision: PrecisionOption = "auto",
     compile_: CompileOption = "auto",
@@ -149,13 +150,18 @@ def read_message() -> str:
 
 def load(model: str, precision: str, compile: str = "auto") -> "DiffusionPipeline":
     """Raises: UserError for an unknown precision, choice or model."""
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise UserError(f"unknown precision {precision!r}; wanted auto, float32 or bfloat16")
+    require_precision(precision)
     if compile not in ("auto", "on", "off"):
         raise UserError(f"unknown compile {compile!r}; wanted auto, on or off")
     from ddlm.generation import DiffusionPipeline
 
     return DiffusionPipeline.from_pretrained(model, "auto", precision, compile)  # type: ignore[arg-type]
+
+
+def require_precision(name: str) -> None:
+    """Raises: UserError for an unknown one."""
+    if name not in ("auto", "float32", "bfloat16"):
+        raise UserError(f"unknown precision {name!r}; wanted auto, float32 or bfloat16")
 
 
 def sampling_from(

@@ -10,6 +10,8 @@ from pathlib import Path
 import ddlm
 
 ROOT = Path(ddlm.__file__).parents[1]
+SHIPPED = {"ddlm.export.device": ("*.sh", "*.txt", "*.service", "*.md")}
+"""Files of a package that are no modules and stand in what a stage makes, as patterns."""
 NO_RESULT = re.compile(r"ddlm(\.(artifacts|config|tracking|data\.progress|training\.(profiling|interruption))(\..*)?)?")
 """Modules that store, parse, watch or report, and can't change what a stage computes."""
 PARSER = threading.Lock()
@@ -18,11 +20,16 @@ PARSER = threading.Lock()
 
 @cache
 def fingerprint(module: str) -> str:
-    """sha256 over the module and all that it imports from ddlm. Comments, layout and docstrings do not count."""
+    """sha256 over the module and all that it imports from ddlm, and what ships with them.
+
+    Comments, layout and docstrings do not count.
+    """
     digest = hashlib.sha256()
     with PARSER:
         for name in sorted(name for name in reachable(module) if not NO_RESULT.fullmatch(name)):
             digest.update(f"{name}\n{_tree(name)}\n".encode())
+            for path in _shipped(name):
+                digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -51,6 +58,11 @@ def _imports(module: str) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return tuple(name for name in names if name.startswith("ddlm.") and _path(name))
+
+
+def _shipped(module: str) -> list[Path]:
+    place = ROOT.joinpath(*module.split("."))
+    return sorted(path for pattern in SHIPPED.get(module, ()) for path in place.glob(pattern))
 
 
 @cache

@@ -2,20 +2,21 @@
 
 import json
 import tempfile
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ddlm.artifacts import Workspace
 from ddlm.config import UserError
 from ddlm.data.shards import read_rows
 from ddlm.diffusion import SamplingConfig
 from ddlm.export import ExportConfig, bundle
-from ddlm.export.runtime.contents import MODEL
+from ddlm.export.text import CALIBRATION_ROWS, Text
 from ddlm.generation import DiffusionPipeline
+
+if TYPE_CHECKING:  # they need the extra
+    from ddlm.export.graphs import Made
 
 EXTRA = ("onnx", "onnxruntime", "onnxscript")
 
@@ -24,11 +25,20 @@ def build(workspace: Workspace, *, seed: int, sampling: SamplingConfig, export: 
     """Write `bundle/` and `parity.json`."""
     require_extra()
     pipeline = DiffusionPipeline.from_pretrained(workspace.inputs["train"], precision="float32")
-    rows = read_rows(workspace.inputs["shards"], "validation", limit=export.check_batches).tokens
+    shards, limit = workspace.inputs["shards"], max(export.check_batches, export.quality_rows)
+    text = Text(read_rows(shards, "validation", limit=limit), read_rows(shards, "train", limit=CALIBRATION_ROWS).tokens)
     folder = workspace.output / "bundle"
-    parity = export_bundle(pipeline, folder, sampling=sampling, export=export, rows=rows, seed=seed)
-    (workspace.output / "parity.json").write_text(json.dumps(parity, indent=1) + "\n", encoding="utf-8")
-    workspace.run.log({f"export/{name}": value for name, value in parity.items() if name != "text"}, step=0)
+    made = export_bundle(pipeline, folder, sampling=sampling, export=export, text=text, seed=seed)
+    for name, found in {"parity": made.figures, "quality": made.quality}.items():
+        (workspace.output / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        workspace.run.log(dict(_numbers(f"export/{name}", found)), step=0)
+
+
+def _numbers(prefix: str, found: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+    for of, figures in found.items():
+        for name, value in figures.items():
+            if isinstance(value, int | float):
+                yield f"{prefix}/{of}/{name}", value
 
 
 def export_bundle(
@@ -37,52 +47,53 @@ def export_bundle(
     *,
     sampling: SamplingConfig,
     export: ExportConfig,
-    rows: NDArray[np.int32] | None,
+    text: Text | None,
     seed: int,
-) -> dict[str, Any]:
+) -> "Made":
     """Write the bundle of a pipeline on the CPU, all of it or nothing, over an older bundle if there is one.
 
-    rows: token rows of real text, on which the graph is compared with torch; None takes random tokens, and the
-    manifest says so. Returns the comparison. Raises: UserError when `output` holds something else than a bundle, the
-    extra `export` is missing or the settings are none for a bundle, GraphError when the graph is invalid or computes
-    something else than torch.
+    text: on which the graphs are compared with torch and quantised networks measured. None takes random tokens, makes
+    no quantised network, and the manifest says so. Returns what was made and measured. Raises: UserError when `output`
+    holds something else than a bundle, the extra `export` is missing or the settings are none for a bundle, GraphError
+    when a graph is invalid or computes something else than torch.
     """
     require_extra()
     require_whole_canvas(sampling)
+    require_shorter(export, pipeline.seq_len)
     require_free(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
-        parity = _export_graph(pipeline, folder / MODEL, export, rows, seed)
-        bundle.finish(
-            folder, pipeline.tokenizer, seq_len=pipeline.seq_len, opset=export.opset,
-            sampling=pipeline.suited(sampling), is_autoregressive=pipeline.is_autoregressive, parity=parity,
-        )  # fmt: skip
+        made = _make(pipeline, folder, Path(scratch), sampling, export, text, seed)
         if output.exists():
             output.rename(Path(scratch) / "old")
         folder.rename(output)
-    return parity
+    return made
 
 
-def _export_graph(
-    pipeline: DiffusionPipeline, path: Path, export: ExportConfig, rows: NDArray[np.int32] | None, seed: int
-) -> dict[str, Any]:
-    from ddlm.export import onnx  # late: needs the extra
+def _make(
+    pipeline: DiffusionPipeline,
+    folder: Path,
+    scratch: Path,
+    sampling: SamplingConfig,
+    export: ExportConfig,
+    text: Text | None,
+    seed: int,
+) -> "Made":
+    """Everything that the bundle's folder holds."""
+    from ddlm.export import gates, graphs  # late: they need the extra
 
-    mask_id = pipeline.tokenizer.mask_id
-    shape = (export.check_batches, pipeline.seq_len)
-    text = random_rows(shape, mask_id, seed) if rows is None else rows[: export.check_batches]
-    onnx.export_logits(pipeline.model, pipeline.seq_len, path, export.opset)
-    batches = onnx.masked_batches(text, mask_id, seed)
-    numbers = onnx.parity(
-        path, pipeline.model, batches, mask_id=mask_id, max_logit_difference=export.max_logit_difference
-    )
-    return {"text": "random tokens" if rows is None else "real", **numbers}
-
-
-def random_rows(shape: tuple[int, int], vocab_size: int, seed: int) -> NDArray[np.int32]:
-    return np.random.default_rng(seed).integers(0, vocab_size, shape, dtype=np.int32)
+    limits = graphs.limits_of(pipeline.tokenizer, pipeline.seq_len, export)
+    chosen = graphs.suited(pipeline.suited(sampling), limits)
+    made = graphs.Workshop(pipeline, folder, scratch, export, chosen, text, seed).make()
+    bundle.finish(
+        folder, pipeline.tokenizer, seq_len=pipeline.seq_len, opset=export.opset, sampling=chosen,
+        is_autoregressive=pipeline.is_autoregressive, graphs=made.graphs, gates=gates.as_json(made.gates),
+        figures={"text": "random tokens" if text is None else "real", **made.figures},
+        quality=made.quality, left_out=made.left_out,
+    )  # fmt: skip
+    return made
 
 
 def require_extra() -> None:
@@ -99,6 +110,13 @@ def require_whole_canvas(sampling: SamplingConfig) -> None:
             'export: sampling.cache is "approximate", but a bundle runs the whole network at each step and would write '
             'other texts; wanted "exact" or "off"; change sampling.cache'
         )
+
+
+def require_shorter(export: ExportConfig, seq_len: int) -> None:
+    """Raises: UserError for a canvas that the model does not have."""
+    longest = max(export.lengths, default=0)
+    if longest > seq_len:
+        raise UserError(f"export: a length of {longest}, but the model writes {seq_len} tokens; change export.lengths")
 
 
 def require_free(output: Path) -> None:

@@ -1,42 +1,40 @@
-"""The bundle's folder: each file compared with the manifest, then network, tokenizer and settings loaded."""
+"""The bundle's folder, loaded: network, tokenizer and settings."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 if __package__:  # inside the library, which ships this file
+    from ddlm.export.runtime.integrity import MODEL, TOKENIZER, check_program, checked, read_manifest
+    from ddlm.export.runtime.options import InputError
     from ddlm.export.runtime.sampler import Network
     from ddlm.export.runtime.tokens import Array, Sampling
 else:
+    from integrity import (  # type: ignore[import-not-found,no-redef]
+        MODEL,
+        TOKENIZER,
+        check_program,
+        checked,
+        read_manifest,
+    )
+    from options import InputError  # type: ignore[import-not-found,no-redef]
     from sampler import Network  # type: ignore[import-not-found,no-redef]
     from tokens import Array, Sampling  # type: ignore[import-not-found,no-redef]
-
-FORMAT_VERSION = 2
-"""2: the settings of twelve policies, and which ids end a text, which it can't have and which stand before it."""
-MANIFEST = "manifest.json"
-MODEL = "model.onnx"
-TOKENIZER = "tokenizer.json"
-DECIDE_THE_TEXT = (
-    MODEL, TOKENIZER, "contents.py", "draws.py", "generate.py", "sampler.py", "tokens.py", "unmasking.py",
-)  # fmt: skip
-"""The files that must be what the manifest says before anything is written."""
-
-
-class InputError(Exception):
-    """What has to be mended, in one line."""
 
 
 @dataclass(frozen=True)
 class Bundle:
     """The folder, loaded.
 
-    prefix: ids before the prompt that are not shown: the tags of a chat. stop_ids: each ends a text. forbidden: ids
-    that no text may contain. is_autoregressive: whether the network sees only what stands before a position.
+    tokenizer_kind: bpe or characters. prefix, suffix: ids before and behind a whole story that are not shown: the tags
+    of a chat. stop_ids: each ends a text. forbidden: ids that no text may contain. is_autoregressive: whether the
+    network sees only what stands before a position. network: of `model.onnx`, loaded when it is first called. graphs:
+    of each graph's file its kind (logits, or step: `runtime.step`), its precision, and what else the manifest says.
     """
 
     network: Network
@@ -45,80 +43,53 @@ class Bundle:
     seq_len: int
     end_id: int
     mask_id: int
+    tokenizer_kind: str
     prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
     stop_ids: tuple[int, ...]
     forbidden: tuple[int, ...]
     sampling: Sampling
     is_autoregressive: bool
+    graphs: dict[str, dict[str, Any]]
+    folder: Path
+    threads: int | None
 
 
 def load_bundle(folder: Path, threads: int | None = None) -> Bundle:
-    """threads: every core when None.
-
-    Raises: InputError naming the first file that is missing or not what the manifest says.
-    """
+    """threads: every core when None. Raises: InputError for a folder that is not what its manifest says."""
+    check_program(folder)
     manifest = read_manifest(folder)
-    for name in DECIDE_THE_TEXT:
-        check_file(folder / name, manifest["files"][name])
     encode, decode = load_tokenizer(folder / TOKENIZER)
-    network, sampling = load_network(folder / MODEL, threads), Sampling(**manifest["sampling"])
     return Bundle(
-        network, encode, decode, manifest["seq_len"], manifest["end_id"], manifest["mask_id"],
-        tuple(manifest["prefix"]), tuple(manifest["stop_ids"]), tuple(manifest["forbidden"]), sampling,
-        manifest.get("is_autoregressive", False),
+        network_of(folder, MODEL, threads), encode, decode,
+        manifest["seq_len"], manifest["end_id"], manifest["mask_id"],
+        manifest["tokenizer_kind"], tuple(manifest["prefix"]), tuple(manifest["suffix"]),
+        tuple(manifest["stop_ids"]), tuple(manifest["forbidden"]), Sampling(**manifest["sampling"]),
+        manifest["is_autoregressive"], manifest["graphs"], folder, threads,
     )  # fmt: skip
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        version, checksum = manifest["format_version"], manifest["checksum"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is missing or damaged; copy the bundle again") from None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format_version {version}, wanted {FORMAT_VERSION}; use its own generate.py")
-    if checksum != checksum_of(manifest):
-        raise InputError(f"{path} does not match its own checksum; copy the bundle again")
-    return manifest
+def network_of(folder: Path, graph: str, threads: int | None) -> Network:
+    """A graph that gives logits; its file is checked and loaded at the first call."""
+    session = cache(partial(open_session, folder, graph, threads))
+
+    def network(ids: Array) -> Array:
+        logits: Array = session().run(["logits"], {"ids": ids.astype("int32")[None]})[0][0]
+        return logits
+
+    return network
 
 
-def checksum_of(manifest: dict[str, Any]) -> str:
-    """sha256 over everything else in the manifest, in canonical form."""
-    body = {name: value for name, value in manifest.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def check_file(path: Path, entry: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; copy the bundle again")
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise InputError(f"{path} has {size} bytes, wanted {entry['bytes']}; copy the bundle again")
-    if sha256_of(path) != entry["sha256"]:
-        raise InputError(f"{path} has another sha256 than {MANIFEST} says; copy the bundle again")
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        for chunk in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def load_network(path: Path, threads: int | None) -> Network:
+def open_session(folder: Path, graph: str, threads: int | None) -> Any:
+    """Raises: InputError when the file is missing or not what the manifest says."""
+    os.environ.setdefault(
+        "ORT_DISABLE_TELEMETRY", "1"
+    )  # from 1.31 on it reports to its maker unless told before import
     import onnxruntime  # late: --help has no use for it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def network(ids: Array) -> Array:
-        logits: Array = session.run(["logits"], {"ids": ids.astype("int32")[None]})[0][0]
-        return logits
-
-    return network
+    return onnxruntime.InferenceSession(str(checked(folder, graph)), options, providers=["CPUExecutionProvider"])
 
 
 def load_tokenizer(path: Path) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:

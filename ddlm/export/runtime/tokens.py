@@ -50,7 +50,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Draw:
-    """How tokens are drawn, and whose draws they are. forbidden: ids that can't come out."""
+    """How tokens are drawn, and whose draws they are.
+
+    forbidden: ids that can't come out. first_position: how much of the text lies before the canvas: draws are keyed by
+    the place in the text. starts_word: positions whose token must be one of the ids that are True in `word_starts`,
+    bool[v].
+    """
 
     sampling: Sampling
     seed: int
@@ -58,15 +63,27 @@ class Draw:
     end_id: int
     mask_id: int
     forbidden: tuple[int, ...] = ()
+    first_position: int = 0
+    starts_word: tuple[int, ...] = ()
+    word_starts: Array | None = None
+
+    def forbid(self, logits: Array, position: Array) -> None:
+        """In place: what can't come out gets -inf. position: of each row of logits."""
+        logits[:, list(self.forbidden)] = -np.inf
+        if self.word_starts is not None:
+            logits[np.ix_(np.isin(position, self.starts_word), ~self.word_starts)] = -np.inf
 
     def words(self, step: int, position: Array) -> list[Array]:
-        """The four words of each position, as float64."""
+        """The four words of places of the canvas, as float64."""
+        return self._words(step, position + self.first_position)
+
+    def _words(self, step: int, position: Array) -> list[Array]:
         sample, step_, block = (np.full_like(position, value) for value in (self.sample, step, draws.GENERATION_BLOCK))
         return [word.astype(np.float64) for word in draws.words(self.seed, sample, step_, position, block)]
 
     def row_words(self, step: int) -> list[float]:
         """Four words for the whole row."""
-        return [float(word[0]) for word in self.words(step, np.array([draws.WHOLE_ROW], dtype=np.int64))]
+        return [float(word[0]) for word in self._words(step, np.array([draws.WHOLE_ROW], dtype=np.int64))]
 
     def uniform(self, step: int, position: Array) -> Array:
         """The number of each position that chooses its token."""

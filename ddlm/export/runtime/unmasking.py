@@ -71,7 +71,7 @@ class View:
     def logits_at(self, wanted: Array) -> Array:
         """Rows of logits, in which ids that can't come out have no weight."""
         logits: Array = self.look()[wanted]
-        logits[:, list(self.draw.forbidden)] = -np.inf
+        self.draw.forbid(logits, np.flatnonzero(wanted))
         return logits
 
     def tokens_at(self, wanted: Array) -> Array:

@@ -9,14 +9,6 @@ from mlflow import MlflowClient
 from ddlm.tracking.mlflow_client import connect
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database, migrated once."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated: Path) -> Path:
     monkeypatch.setenv("DDLM_HOME", str(tmp_path / "home"))

@@ -38,6 +38,11 @@ def test_a_key_ignores_what_can_not_change_the_result(tiny: Experiment) -> None:
     assert key(tiny, inputs=elsewhere) == same
 
 
+def forget() -> None:
+    for name in ("fingerprint", "_imports", "_tree", "_parse", "_path"):
+        getattr(fingerprint, name).cache_clear()
+
+
 def test_code_counts_and_its_layout_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "ddlm"
     package.mkdir()
@@ -45,10 +50,6 @@ def test_code_counts_and_its_layout_does_not(tmp_path: Path, monkeypatch: pytest
     (package / "stage.py").write_text("from ddlm.maths import double\n\ndef build():\n    return double(1)\n")
     (package / "maths.py").write_text("def double(x):\n    return 2 * x\n")
     monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-
-    def forget() -> None:
-        for name in ("fingerprint", "_imports", "_tree", "_parse", "_path"):
-            getattr(fingerprint, name).cache_clear()
 
     def digest() -> str:
         forget()
@@ -68,6 +69,23 @@ def test_a_stage_reaches_what_it_runs() -> None:
     )
     assert "ddlm.diffusion.sampler" not in reachable("ddlm.training.stage"), "a sampler's change would retrain"
     assert {"ddlm.draws", "ddlm.export.runtime.generate"} <= reachable("ddlm.export.stage")
+
+
+def test_shell_that_ships_with_a_bundle_counts_as_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "ddlm" / "export" / "device"
+    folder.mkdir(parents=True)
+    for place in (folder, folder.parent, folder.parent.parent):
+        (place / "__init__.py").write_text("")
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+
+    def digest(text: str) -> str:
+        (folder / "build_engine.sh").write_text(text)
+        forget()
+        return fingerprint.fingerprint("ddlm.export.device")
+
+    digests = [digest(text) for text in ("echo 1", "echo 2", "echo 1")]
+    forget()
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_stages_come_after_their_inputs() -> None:

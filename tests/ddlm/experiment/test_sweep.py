@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import threading
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,7 +251,25 @@ def test_the_name_of_another_sweep_is_refused(home: Path) -> None:
     with Sweep(plan(grid=RATES, name="mine")):
         pass
     with pytest.raises(UserError, match="sweep mine: has run with other values or settings; give it another name"):
-        Sweep(plan(grid={"seed": [1, 2]}, name="mine"))
+        swept(plan(grid={"seed": [1, 2]}, name="mine"))
+
+
+def test_a_second_sweep_of_a_name_waits_and_finds_the_trials_of_the_first(shared: Path) -> None:
+    planned = plan(study={"training.learning_rate": Range(low=1e-3, high=1e-2)}, trials=2, name="mine")
+    second: list[Outcome] = []
+    waits = threading.Thread(target=lambda: second.append(swept(planned)))
+    with Sweep(planned) as first:
+        trials = iter(first)
+        first.try_out(next(trials))
+        waits.start()
+        waits.join(1)
+        assert waits.is_alive()
+        for trial in trials:
+            first.try_out(trial)
+    waits.join(60)
+    (outcome,) = second
+    assert [result.number for result in outcome.results] == [0, 1]
+    assert trained(shared) == 1 + 2
 
 
 def test_without_a_name_other_values_are_another_sweep(home: Path) -> None:

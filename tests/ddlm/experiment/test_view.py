@@ -8,7 +8,7 @@ import pytest
 from ddlm.artifacts import Artifact, ArtifactStore
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
-from ddlm.experiment.view import assemble, best_sample, flat, in_use
+from ddlm.experiment.view import assemble, best_sample, in_use
 
 
 @pytest.fixture
@@ -59,10 +59,6 @@ def test_a_folder_of_the_users_is_not_replaced(artifact: Artifact, tiny: Experim
     (tmp_path / "tiny").mkdir()
     with pytest.raises(UserError, match="is a folder of yours"):
         assemble(tiny, {"train": artifact})
-
-
-def test_numbers_are_flattened_by_dotted_name() -> None:
-    assert flat({"a": 1, "b": {"c": 0.5, "d": "x"}, "e": [1], "f": True}) == {"a": 1.0, "b.c": 0.5}
 
 
 def test_the_best_sample_has_the_most_known_words_of_its_own() -> None:

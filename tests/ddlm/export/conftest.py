@@ -8,9 +8,11 @@ import torch
 from pyarrow import parquet
 
 import ddlm.data
+from ddlm.data.packing import Rows
 from ddlm.diffusion import SamplingConfig
 from ddlm.export import ExportConfig
 from ddlm.export.stage import export_bundle
+from ddlm.export.text import Text
 from ddlm.generation import DiffusionPipeline
 from ddlm.model import ModelConfig
 from ddlm.model.folder import ModelFolder
@@ -85,21 +87,30 @@ def rows(tokenizer: Tokenizer, stories: list[str]):
 
 
 @pytest.fixture(scope="session")
-def bundle(pipeline: DiffusionPipeline, rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text(rows) -> Text:
+    sizes = np.full(len(rows), SEQ_LEN)
+    return Text(Rows(rows, sizes, sizes), rows)
+
+
+@pytest.fixture(scope="session")
+def bundle(pipeline: DiffusionPipeline, text: Text, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("a place") / "bundle"
-    export_bundle(pipeline, folder, sampling=SamplingConfig(), export=ExportConfig(), rows=rows, seed=0)
+    export = ExportConfig(quantised=())
+    export_bundle(pipeline, folder, sampling=SamplingConfig(), export=export, text=text, seed=0)
     return folder
 
 
 @pytest.fixture(scope="session")
 def chat_bundle(chat_pipeline: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chat") / "bundle"
-    export_bundle(chat_pipeline, folder, sampling=SamplingConfig(), export=ExportConfig(), rows=None, seed=0)
+    export = ExportConfig(precisions=("float32",))
+    export_bundle(chat_pipeline, folder, sampling=SamplingConfig(), export=export, text=None, seed=0)
     return folder
 
 
 @pytest.fixture(scope="session")
 def twin_bundle(twin_pipeline: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twin") / "bundle"
-    export_bundle(twin_pipeline, folder, sampling=SamplingConfig(), export=ExportConfig(), rows=None, seed=0)
+    export = ExportConfig(precisions=("float32",))
+    export_bundle(twin_pipeline, folder, sampling=SamplingConfig(), export=export, text=None, seed=0)
     return folder

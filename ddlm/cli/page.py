@@ -1,0 +1,61 @@
+"""The command that serves the page."""
+
+import os
+import socket
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from ddlm.cli.writing import ModelArgument, PrecisionOption, require_precision
+from ddlm.config import UserError
+from ddlm.ui import Limits
+from ddlm.ui.port import address, bind
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(ui)
+
+
+def ui(
+    model: ModelArgument,
+    port: Annotated[int, typer.Option(help="Where the page is; 0 takes any that is free.")] = 7860,
+    server_name: Annotated[
+        str, typer.Option(help="Who may reach it: this machine alone, or, with 0.0.0.0, whoever can.")
+    ] = "127.0.0.1",
+    share: Annotated[bool, typer.Option("--share", help="A public address too, through Gradio's own servers.")] = False,
+    precision: PrecisionOption = "auto",
+    max_length: Annotated[int, typer.Option(min=1, help="Tokens of a text of given length.")] = Limits.tokens,
+    max_samples: Annotated[int, typer.Option(min=1, help="Texts of one visitor at once.")] = Limits.samples,
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps of a text.")] = Limits.steps,
+    at_once: Annotated[int, typer.Option(min=1, help="Visitors who are written for in turns.")] = Limits.at_once,
+    waiting: Annotated[int, typer.Option(min=1, help="Visitors who may queue behind them.")] = Limits.waiting,
+) -> None:
+    """Serve a page that writes, fills gaps and shows how. MODEL may be a registered one too: NAME@ALIAS or NAME/NUMBER.
+
+    Examples:
+
+      ddlm ui quick
+
+      ddlm ui ddlm-quick@champion --port 8080 --server-name 0.0.0.0
+    """
+    if find_spec("gradio") is None:
+        raise UserError("ui: gradio is not installed; pip install 'ddlm[ui]'")
+    require_precision(precision)
+    limits = Limits(max_length, max_samples, max_steps, at_once=at_once, waiting=waiting)
+    with bind(server_name, port) as sock:
+        serve(sock, model, precision, limits, share=share)
+
+
+def serve(sock: socket.socket, model: str, precision: str, limits: Limits, *, share: bool) -> None:
+    """Load the model before the page, so that a wrong name is refused soon. Raises: UserError for one."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from ddlm.ui.shelf import Shelf
+
+    shelf = Shelf(model, precision)  # type: ignore[arg-type]
+    shelf.open(model)
+    from ddlm.ui import server
+
+    app = server.application(shelf, limits)
+    typer.echo("\n".join([address(sock), *([server.share(sock)] if share else [])]))
+    server.serve(sock, app)

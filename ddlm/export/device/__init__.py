@@ -1,0 +1,1 @@
+"""What ships beside the runtime and is no Python: shell, requirements, a systemd unit, the device's README."""

@@ -1,0 +1,1 @@
+"""The model in the browser: a folder of static files that any server can give."""
