@@ -1,4 +1,5 @@
-"""Prefect's startup plugin: lets `prefect deployment run full-pipeline` mean full-pipeline/full-pipeline.
+"""Prefect's startup plugin: lets `prefect deployment run full-pipeline` mean full-pipeline/full-pipeline, and says in
+one line that no server answers, where Prefect would show a traceback.
 
 Prefect calls it before it parses the command line (entry point group `prefect.plugins`, switched on in prefect.toml).
 """
@@ -6,6 +7,9 @@ Prefect calls it before it parses the command line (entry point group `prefect.p
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from ssl import SSLError
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from prefect.plugins import HookContext, register_hook
 
@@ -13,16 +17,47 @@ PREFECT_PROGRAMS = {"prefect", "prefect.exe", "-m"}
 """What sys.argv[0] is for `prefect …` and, while its package is being imported, for `python -m prefect …`."""
 FLAGS = {"--watch"}
 """Options of `deployment run` that take no value."""
+ASKING = {"automation", "deploy", "deployment", "flow-run", "work-pool", "work-queue"}
+"""Commands that mean nothing without a server."""
+PATIENCE_S = 10.0
 
 
 @register_hook
-def setup_environment(*, ctx: HookContext) -> None:  # noqa: ARG001, Prefect passes it by name
-    """Rewrite sys.argv in place and say so on stderr."""
+def setup_environment(*, ctx: HookContext) -> None:
+    """Rewrite sys.argv in place and say so on stderr. Raises: SystemExit where a server is needed and none answers."""
+    if asks_a_server(sys.argv):
+        require_server(ctx.api_url)
     position = bare_name_at(sys.argv)
     if position is not None:
         name = sys.argv[position]
         sys.argv[position] = f"{name}/{name}"
         sys.stderr.write(f"deployment {name}: taken as {name}/{name} (flow/deployment)\n")
+
+
+def asks_a_server(arguments: Sequence[str]) -> bool:
+    """Whether it is a Prefect command that needs one."""
+    words = [word for word in arguments[1:] if not word.startswith("-")]
+    wants_help = {"--help", "-h"} & set(arguments)
+    return Path(arguments[0]).name in PREFECT_PROGRAMS and not wants_help and bool(ASKING & set(words[:1]))
+
+
+def require_server(url: str | None) -> None:
+    """Raises: SystemExit with exit code 2. Where no server is named, Prefect asks an empty one of its own."""
+    if not url:
+        sys.stderr.write(
+            "PREFECT_API_URL is not set: asking a server of this command's own, which `make server` isn't\n"
+        )
+        return
+    try:
+        urlopen(f"{url}/health", timeout=PATIENCE_S).close()
+    except HTTPError:  # an answer all the same; Prefect says what it means
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, SSLError):  # an answer too: Prefect has settings of its own about certificates
+            return
+        sys.stderr.write(f"PREFECT_API_URL {url}: no Prefect server answers ({reason}); start it with `make server`\n")
+        raise SystemExit(2) from None
 
 
 def bare_name_at(arguments: Sequence[str]) -> int | None:

@@ -4,11 +4,12 @@ from prefect import flow
 
 from ddlm.experiment.compare import Comparison
 from ddlm.tracking.comparison import Choice
+from flows.names import run_name
 from tasks.compare import comparison
 from tasks.summary import show_comparison
 
 
-@flow(name="compare")
+@flow(name="compare", flow_run_name=run_name)
 def compare(
     experiment: str | None = None,
     run_ids: list[str] | None = None,

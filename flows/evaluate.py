@@ -5,11 +5,12 @@ from typing import Any
 from prefect import flow
 
 from ddlm.experiment.evaluations import Budget, Rescored
+from flows.names import run_name
 from tasks.rescore import rescore
 from tasks.summary import show_evaluation
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", flow_run_name=run_name)
 def evaluate_model(
     model: str = "ddlm-quick@champion",
     data: str | None = None,

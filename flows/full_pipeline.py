@@ -3,14 +3,15 @@
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import flow_run
 
 from ddlm.experiment import load_experiment
 from ddlm.experiment.stages import Session, needed_for
 from ddlm.experiment.view import Summary
+from flows.names import run_name
 from tasks.corpus import corpus
 from tasks.evaluate import evaluate
 from tasks.export import export
+from tasks.page import flow_run_tags
 from tasks.publish import publish
 from tasks.render import render
 from tasks.shards import shards
@@ -20,7 +21,7 @@ from tasks.tokenizer import tokenizer
 from tasks.train import train
 
 
-@flow(name="full-pipeline")
+@flow(name="full-pipeline", flow_run_name=run_name)
 def full_pipeline(
     experiment: str = "configs/quick.toml",
     overrides: dict[str, Any] | None = None,
@@ -37,12 +38,11 @@ def full_pipeline(
         force: Stages to build again though they are cached.
         verify: Check every byte of cached artifacts.
     """
-    tags = {"prefect.flow_run_id": str(flow_run.id)}
-    asked = {"force": frozenset(force or ()), "verify": verify, "tags": tags}
+    asked = {"force": frozenset(force or ()), "verify": verify, "tags": flow_run_tags()}
     with Session(load_experiment(experiment, overrides), **asked) as session:
         progress = Progress(session, wanted=needed_for(until))
         for stage in (corpus, tokenizer, shards, train):
             progress.run(stage)
         progress.run(evaluate, render, export)
         progress.run(publish)
-        return show(session.finish(progress.done))
+        return show(session.finish(progress.done), session.tracker.address)

@@ -7,11 +7,12 @@ from prefect import flow
 from ddlm.experiment import load_experiment
 from ddlm.experiment.view import Summary
 from flows.full_pipeline import full_pipeline
+from flows.names import run_name
 from tasks.champion import champion
 from tasks.events import tell_of_champion
 
 
-@flow(name="retrain")
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(
     experiment: str = "configs/quick.toml",
     overrides: dict[str, Any] | None = None,

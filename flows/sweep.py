@@ -3,15 +3,16 @@
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import flow_run
 
 from ddlm.experiment.sweep import Outcome, Sweep
 from ddlm.experiment.trials import Direction, Plan, Range
+from flows.names import run_name
+from tasks.page import flow_run_tags
 from tasks.summary import show_sweep
 from tasks.trial import trial
 
 
-@flow(name="sweep")
+@flow(name="sweep", flow_run_name=run_name)
 def sweep(
     experiment: str = "configs/quick.toml",
     overrides: dict[str, Any] | None = None,
@@ -37,7 +38,7 @@ def sweep(
         name: Names the folder and the runs; made from what is swept, if absent.
     """
     plan = Plan(experiment, overrides or {}, grid, study, trials, metric, direction, prune, name)
-    with Sweep(plan, tags={"prefect.flow_run_id": str(flow_run.id)}) as running:
+    with Sweep(plan, tags=flow_run_tags()) as running:
         for each in running:
             trial(running, each)
         return show_sweep(running.finish())

@@ -2,6 +2,7 @@
 
 - A run of which nothing is heard for three heartbeats is Crashed: its process was killed and nobody was left to say so.
 - A deployment's run that crashed is scheduled again, once: it continues at its last checkpoint.
+- One that a worker took and that never began is scheduled again: the worker died in between.
 - Failures, crashes and a challenger that lost are sent to the notification block `ddlm-alerts`. DDLM_ALERTS_URL makes
   that block a webhook that gets `{"text": …}`, as Slack and Mattermost read it; any other block of that name will do.
 """
@@ -23,6 +24,8 @@ HEARTBEAT_S = 30
 """PREFECT_FLOWS_HEARTBEAT_FREQUENCY of every worker; Prefect takes no less."""
 SETTLED_S = 30
 """How long a run has been Crashed before it is scheduled again."""
+BEGUN_S = 600
+"""How long a worker may need to begin a run that it has taken: its pull steps may clone and install."""
 RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 
 ZOMBIES = AutomationCore(
@@ -57,6 +60,30 @@ SECOND_CHANCE = AutomationCore(
     actions=[
         ChangeFlowRunState(
             name="AwaitingRetry", state=StateType.SCHEDULED, message="crashed; it continues at its last checkpoint"
+        )
+    ],
+)
+STATES = (
+    "Running", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Late", "Paused", "Completed", "Failed",
+    "Crashed", "Cancelling", "Cancelled",
+)  # fmt: skip
+"""What a run may become that a worker has taken."""
+NEVER_BEGUN = AutomationCore(
+    name="ddlm: runs that were taken and never began are scheduled again",
+    trigger=EventTrigger(
+        posture=Posture.Proactive,
+        match=RUNS,
+        match_related={"prefect.resource.role": "deployment"},
+        for_each={"prefect.resource.id"},
+        after={"prefect.flow-run.Pending"},
+        expect={f"prefect.flow-run.{state}" for state in STATES},
+        within=timedelta(seconds=BEGUN_S),
+    ),
+    actions=[
+        ChangeFlowRunState(
+            name="AwaitingRetry",
+            state=StateType.SCHEDULED,
+            message=f"a worker took it and had not begun after {BEGUN_S} s",
         )
     ],
 )
@@ -128,7 +155,7 @@ def main() -> None:
             url = get_current_settings().api.url
             sys.exit(f"PREFECT_API_URL {url}: no Prefect server answers ({error}); start it with `make server`")
         block = alert_block(client)
-        for automation in [ZOMBIES, SECOND_CHANCE, *(alerts(block) if block else [])]:
+        for automation in [ZOMBIES, SECOND_CHANCE, NEVER_BEGUN, *(alerts(block) if block else [])]:
             put(client, automation)
     if not block:
         print(f"no alerts: set DDLM_ALERTS_URL, or make a notification block named {ALERTS}, and give this again")

@@ -13,9 +13,13 @@ from ddlm.experiment.view import Summary
 
 
 def tell_of_corpus(session: Session, corpus: Artifact, known: set[str]) -> None:
-    """`ddlm.corpus.updated` of stories just made and not known before. The payload says what to retrain."""
-    if "corpus" in session.built and corpus.digest not in known:
-        given = flow_run.parameters
+    """`ddlm.corpus.updated` of stories just made and not known before. The payload says what to retrain.
+
+    Nothing is told by a run that goes on to a published model: it is the retraining that others would start.
+    """
+    given = flow_run.parameters
+    goes_on = given.get("until") in (None, "publish")
+    if "corpus" in session.built and corpus.digest not in known and not goes_on:
         asked = {name: given[name] for name in ("experiment", "overrides") if given.get(name)}
         resource = {"prefect.resource.id": f"ddlm.corpus.{session.experiment.name}"}
         emit_event("ddlm.corpus.updated", resource, payload={"digest": corpus.digest, **asked})

@@ -4,9 +4,9 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
 
 from ddlm.experiment.evaluations import Budget, Rescored, evaluate_model, settings_of
+from tasks.page import flow_run_tags
 from tasks.stage import RETRIES
 
 
@@ -14,5 +14,5 @@ from tasks.stage import RETRIES
 def rescore(
     model: str, data: str | None, budget: Budget, overrides: dict[str, Any] | None, seed: int, uri: str | None
 ) -> Rescored:
-    tags = {"prefect.flow_run_id": str(flow_run.id)}
-    return evaluate_model(model, data, settings_of(budget, overrides), seed=seed, uri=uri, tags=tags)
+    settings = settings_of(budget, overrides)
+    return evaluate_model(model, data, settings, seed=seed, uri=uri, tags=flow_run_tags())

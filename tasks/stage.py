@@ -1,7 +1,7 @@
 """What the eight tasks share: the key, the retries, and how a stage says that nothing had to be built."""
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from prefect.settings import get_current_settings
 from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
-from ddlm.artifacts import Artifact
+from ddlm.artifacts import Artifact, RunLog
 from ddlm.config import UserError
 from ddlm.experiment.stages import STAGES, Session
+from tasks.page import link_to_tracked_run
 
 TRANSIENT = (ConnectionError, TimeoutError, httpx.TransportError, requests.ConnectionError, requests.Timeout)
 """What the network breaks; huggingface_hub speaks httpx, mlflow speaks requests."""
@@ -78,10 +79,18 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def build(session: Session, name: str, *inputs: Artifact) -> Any:
-    """The stage's artifact; in a state named Cached when the store had it though Prefect had no record."""
+def build(session: Session, name: str, *inputs: Artifact, watched: Callable[[RunLog], RunLog] = lambda log: log) -> Any:
+    """The stage's artifact; in a state named Cached when the store had it though Prefect had no record.
+
+    watched: makes the log that the stage gets from its own.
+    """
+
+    def begin(log: RunLog) -> RunLog:
+        link_to_tracked_run(session)
+        return watched(log)
+
     logging.getLogger("ddlm").setLevel(logging.INFO)  # Prefect passes the library's lines on, but sets no level
-    artifact, built = session.run(name, inputs)
+    artifact, built = session.run(name, inputs, begin)
     return artifact if built else Completed(name="Cached", data=artifact)
 
 

@@ -1,8 +1,14 @@
 """A run's summary as Prefect artifacts: what its page in the UI shows."""
 
 import re
+from collections.abc import Callable, Mapping
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 
 from ddlm.experiment.compare import Comparison
 from ddlm.experiment.evaluations import Rescored
@@ -10,13 +16,25 @@ from ddlm.experiment.sweep import Outcome
 from ddlm.experiment.view import Summary
 
 
-def show(summary: Summary) -> Summary:
-    """A markdown summary, a table of scores, a link to each GIF. Returns the summary."""
+def show(summary: Summary, tracked: Callable[[str], str | None]) -> Summary:
+    """A markdown summary, a table of scores, and each GIF. Returns the summary.
+
+    tracked: where a browser finds a file of the tracked run. A GIF that has such an address is shown itself; another
+    one is named by its path, which a page may not open.
+    """
     create_markdown_artifact(summary.markdown(), key=slug(summary.name, "summary"))
-    create_table_artifact([dict(summary.scores)], key=slug(summary.name, "scores"))
+    create_table_artifact(table_of(summary.scores), key=slug(summary.name, "scores"))
     for path in sorted(summary.folder.rglob("*.gif")):
-        create_link_artifact(path.resolve().as_uri(), key=slug(summary.name, path.stem), link_text=path.name)
+        key, address = slug(summary.name, path.stem), tracked(path.name)
+        if address:
+            create_image_artifact(address, key=key, description=path.name)
+        else:
+            create_link_artifact(path.resolve().as_uri(), key=key, link_text=path.name)
     return summary
+
+
+def table_of(scores: Mapping[str, float]) -> list[dict[str, str | float]]:
+    return [{"score": name, "value": value} for name, value in scores.items()]
 
 
 def slug(*parts: str) -> str:

@@ -13,6 +13,18 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database, migrated once, beside what a killed creation might have left."""
+    from ddlm.tracking.mlflow_client import connect
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    path.with_name(".mlflow.db.new").write_bytes(b"half a database")
+    path.with_name(".mlflow.db.new-journal").write_bytes(b"half a journal")
+    connect(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home folder for each test, no server of the user's, and no telemetry."""

@@ -19,16 +19,16 @@ ROWS = (
     {"generation"},
     {"model", "diffusion", "data"},
     {"tokenizer"},
-    {"config", "artifacts", "tracking", "draws", "transfer"},
+    {"config", "artifacts", "tracking", "draws", "transfer", "figures"},
 )
 """Top to bottom, as in the design: a row imports from rows below, not sideways."""
-SIDEWAYS = {("cli", "bench"), ("cli", "ui")}
-"""The command line starts the other two faces."""
+SIDEWAYS = {("cli", "bench"), ("cli", "ui"), ("export", "evaluation")}
+"""The command line starts the other two faces. What quantising costs is told by the evaluation's own measures."""
 FOR_ALL = "config"
 """The base of every section's configuration: importable within its own row too."""
 HOUSE = ("flows", "tasks", "ddlm")
 ORCHESTRATION = {"prefect", "fabric", "invoke"}
-HEAVY = {"torch", "mlflow", "datasets", "matplotlib", "onnx", "onnxruntime", "pandas"}
+HEAVY = {"torch", "mlflow", "datasets", "matplotlib", "onnx", "onnxruntime", "pandas", "gradio"}
 
 
 def level(name: str) -> int:

@@ -5,6 +5,7 @@ A build happens under a kernel lock in a temporary folder on the same filesystem
 Machines that share no disk share a `Remote`: there the folder is the cache, and the lock has a lease beside it.
 """
 
+from ddlm.artifacts.collecting import collect_shared
 from ddlm.artifacts.lease import Leases
 from ddlm.artifacts.manifest import (
     FORMAT_VERSION,
@@ -26,6 +27,6 @@ from ddlm.artifacts.workspace import Artifact, RunLog, Unlogged, Workspace
 
 __all__ = [
     "FORMAT_VERSION", "MANIFEST", "RUN_RECORD", "Artifact", "ArtifactStore", "DamageError", "Leases", "Remote",
-    "RunLog", "StoreUnavailable", "Unlogged", "Workspace", "check", "digest_of", "open_store", "read_manifest",
-    "seal", "sha256_file", "size_bytes", "sync", "write_atomically",
+    "RunLog", "StoreUnavailable", "Unlogged", "Workspace", "check", "collect_shared", "digest_of", "open_store",
+    "read_manifest", "seal", "sha256_file", "size_bytes", "sync", "write_atomically",
 ]  # fmt: skip

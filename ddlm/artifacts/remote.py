@@ -6,6 +6,7 @@ machines that write different bytes under one key never mix them, and a reader m
 
 import errno
 import importlib.util
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,16 @@ class Remote:
             if f"{stage}/{key}/{MANIFEST}" in objects:
                 found[stage, key] = found.get((stage, key), 0) + objects["/".join((stage, key, *rest))]
         return found
+
+    def abandoned(self) -> list[str]:
+        """Where checkpoints lie of builds that did not end, or not yet."""
+        return sorted({f".scratch/{name.partition('/')[0]}" for name in self.sizes(".scratch")})
+
+    def age_days(self, place: str) -> float:
+        """Since the newest of a place's objects was written."""
+        with self._reaching():
+            written = [self._fs.modified(path) for path in self._fs.find(self._path(place))]
+        return (time.time() - max(moment.timestamp() for moment in written)) / 86400 if written else 0.0
 
     def remove(self, name: str) -> None:
         """Remove one object, if it is there."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ddlm.artifacts.collecting import Entry, surplus
 from ddlm.artifacts.lease import Leases
 from ddlm.artifacts.manifest import MANIFEST, RUN_RECORD, DamageError, check, seal, size_bytes, sync, write_atomically
 from ddlm.artifacts.mirror import Mirror
@@ -180,22 +181,21 @@ class ArtifactStore:
 
         With neither limit everything outside `keep` goes. Returns what was removed.
         """
-        artifacts = list(self)
-        total = sum(size_bytes(artifact.path) for artifact in artifacts)
         removed = []
-        for artifact in artifacts:
-            if artifact.path.resolve() in keep:
-                continue
-            age_days = (time.time() - artifact.path.stat().st_mtime) / 86400
-            old = keep_days is not None and age_days > keep_days
-            large = max_bytes is not None and total > max_bytes
-            if old or large or (keep_days is None and max_bytes is None):
-                total -= size_bytes(artifact.path)
-                with self.lock(f"{artifact.stage}-{artifact.key}"):
-                    shutil.rmtree(artifact.path)
-                    shutil.rmtree(self.scratch(artifact.stage, artifact.key), ignore_errors=True)
-                removed.append(artifact.path)
+        for entry in surplus(
+            [self._entry(artifact, keep) for artifact in self], keep_days=keep_days, max_bytes=max_bytes
+        ):
+            path = self.root / entry.stage / entry.key
+            with self.lock(f"{entry.stage}-{entry.key}"):
+                shutil.rmtree(path)
+                shutil.rmtree(self.scratch(entry.stage, entry.key), ignore_errors=True)
+            removed.append(path)
         return removed
+
+    def _entry(self, artifact: Artifact, keep: set[Path]) -> Entry:
+        age_days = (time.time() - artifact.path.stat().st_mtime) / 86400
+        is_used = artifact.path.resolve() in keep
+        return Entry(artifact.stage, artifact.key, size_bytes(artifact.path), age_days, is_used)
 
 
 def _replace(new: Path, path: Path, old: Path) -> None:

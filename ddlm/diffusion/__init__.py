@@ -122,8 +122,11 @@ class SamplingConfig(Section):
     final_temperature: float | None = Field(default=None, gt=0)
     """The temperature moves to this one while a text is written; it stays when absent."""
     temperature_schedule: Literal["linear", "cosine"] = "linear"
+    """How it moves: evenly, or slowly at both ends."""
     top_k: int | None = Field(default=None, ge=1)
+    """Tokens are drawn from so many of the most likely ones; from all when absent."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """Tokens are drawn from the most likely ones that together have this probability; 1 takes all."""
     repetition_penalty: float = Field(default=1.0, ge=1)
     """Logits of tokens that the text has already are divided by this where positive, multiplied where negative."""
     ends: Literal["drawn", "last", "free"] = "drawn"

@@ -10,10 +10,10 @@ from ddlm.artifacts import open_store, sha256_file
 from ddlm.config import Section, UserError, home, parse, with_overrides
 from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import BUDGETS, EvaluationConfig
-from ddlm.evaluation.measures import headlines
+from ddlm.evaluation.measures import headlines, numbers_of
 from ddlm.experiment import registered
 from ddlm.experiment.registered import Registered
-from ddlm.experiment.view import flat, relative
+from ddlm.experiment.view import relative
 from ddlm.tracking import Tracker, TrackingConfig
 
 Budget = Literal["quick", "standard", "full"]
@@ -69,13 +69,14 @@ def evaluate_model(
     try:
         with tracker.stage("evaluate") as run:
             scores, place = _evaluate(folder, name, stories, settings, seed)
-            run.log(flat(scores), step=0)
+            numbers = numbers_of(scores)
+            run.log(numbers, step=0)
     except BaseException:
         tracker.fail()
         raise
     about = {"data_digest": scores["data_digest"], "ddlm.model": name}
-    tracker.finish(flat(scores), [(place / file, "") for file in ("report.html", "scores.json")], about)
-    return Rescored(place.name, name, place, flat(scores), headlines(scores), _note(found, scores))
+    tracker.finish(numbers, [(place / file, "") for file in ("report.html", "scores.json")], about)
+    return Rescored(place.name, name, place, numbers, headlines(scores), _note(found, scores))
 
 
 def _model_folder(model: str, found: Registered | None) -> tuple[Path, str]:

@@ -1,7 +1,7 @@
 """The stages: what each reads, what makes it stale, which function builds it. Runs with and without Prefect."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -125,15 +125,20 @@ class Session:
             return None
         return self.store.find(name, self.key(name, inputs), verify=self.verify)
 
-    def run(self, name: str, inputs: Iterable[Artifact]) -> tuple[Artifact, bool]:
-        """Find or build a stage's artifact. Returns it and whether this call built it."""
+    def run(
+        self, name: str, inputs: Iterable[Artifact], watched: Callable[[RunLog], RunLog] = lambda run: run
+    ) -> tuple[Artifact, bool]:
+        """Find or build a stage's artifact. Returns it and whether this call built it.
+
+        watched: makes the log that the stage gets from its own, so that a caller hears what is reported.
+        """
         inputs = list(inputs)
 
         def fill(output: Path, scratch: Path) -> None:
             logger.info("%s: building", name)
             with nullcontext(self.log) if self.log else self.tracker.stage(name) as run:
                 folders = {artifact.stage: artifact.path for artifact in inputs}
-                self._build(name, Workspace(folders, output, scratch, run))
+                self._build(name, Workspace(folders, output, scratch, watched(run)))
 
         force = name in self.force and name not in self.built
         artifact, built = self.store.build(name, self.key(name, inputs), fill, force=force, verify=self.verify)
@@ -155,7 +160,7 @@ class Session:
         """Put `outputs/<name>/` together, and close the tracked run with its scores and files, if one was opened."""
         summary = summarise(self.experiment, done, self.built)
         names = ("report.html", "scores.json", "samples.jsonl", "denoising.gif", "bundle", "experiment.toml")
-        shown = [summary.folder / name for name in names] + sorted(summary.folder.glob("*.png"))
+        shown = [summary.folder / name for name in names] + sorted(summary.folder.glob("*.[ps][nv]g"))
         uploads = [(path, "") for path in shown if path.exists()]
         digests = {f"ddlm.digest.{stage}": artifact.digest for stage, artifact in done.items()}
         self.tracker.finish(summary.scores, uploads, digests | summary.tags)

@@ -6,13 +6,15 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ddlm.artifacts import Artifact, digest_of, write_atomically
+from ddlm.artifacts import Artifact, ArtifactStore, digest_of, write_atomically
 from ddlm.config import UserError, dump_toml, home
+from ddlm.evaluation.measures import numbers_of
 from ddlm.experiment.stages import Session, run_plainly
 from ddlm.experiment.trials import VALIDATIONS, Plan, Result, Trial
 from ddlm.experiment.view import relative
@@ -89,7 +91,8 @@ class TrialLog:
 class Sweep:
     """A sweep under way, as a context: one tracked run, with a nested one for each trial. Iterating gives what is left.
 
-    The same plan goes on where it was, in the runs that it had. Raises: UserError when the name belongs to another.
+    The same plan goes on where it was, in the runs that it had. Raises, on entering: UserError when the name belongs
+    to another.
     """
 
     plan: Plan
@@ -99,25 +102,31 @@ class Sweep:
         base = self.plan.base
         self.name = self.plan.name or f"{base.name}-{self.plan.identity[:8]}"
         self.folder = home() / "sweeps" / self.name
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._runs = self._read_runs()
-        self.source = self.plan.source(self.folder)
-        self.results = {result.number: result for result in self.source.finished()}
+        self._held = ExitStack()
         self._keeps_runs = base.tracking.backend == "mlflow"
         backend = BACKENDS[base.tracking.backend](base.tracking.uri)
         self.outbox = Outbox(backend, base.name, home() / "spool", base.tracking.flush_every_s)
 
     def __enter__(self) -> "Sweep":
-        self.outbox.open()
-        params = {"metric": self.plan.metric, "swept": ", ".join(self.plan.values)}
-        self.run = self._open(self.name, None, params, {**origin(), **self.tags})
+        """Another process that runs this sweep is waited for: what it finished need not be run again."""
+        with ExitStack() as held:
+            held.enter_context(ArtifactStore(home() / "artifacts").lock(f"sweep-{self.name}"))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._runs = self._read_runs()
+            self.source = self.plan.source(self.folder)
+            self.results = {result.number: result for result in self.source.finished()}
+            self.outbox.open()
+            params = {"metric": self.plan.metric, "swept": ", ".join(self.plan.values)}
+            self.run = self._open(self.name, None, params, {**origin(), **self.tags})
+            self._held = held.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.outbox.end(self.run, "FAILED" if error else "FINISHED")
-        self.outbox.close()
+        with self._held:
+            self.outbox.end(self.run, "FAILED" if error else "FINISHED")
+            self.outbox.close()
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self.source)
@@ -235,9 +244,7 @@ def curve_of(done: Mapping[str, Artifact]) -> dict[str, list[tuple[float, float]
 def measured(done: Mapping[str, Artifact], patience: int | None) -> dict[str, float]:
     """Every number that a sweep may go by: of the evaluation, or the validation of the weights that were shipped."""
     if "evaluate" in done:
-        from ddlm.evaluation.scores import numbers_of
-
-        return dict(numbers_of(scores_of(done)))
+        return numbers_of(scores_of(done))
     curve = curve_of(done)
     step, _ = min(curve[VALIDATIONS[0]], key=lambda point: point[1] if patience else -point[0])
     return {name: dict(curve[name])[step] for name in VALIDATIONS}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ddlm.artifacts import MANIFEST, RUN_RECORD, Artifact, ArtifactStore, digest_of
 from ddlm.config import UserError, dump_toml, home
-from ddlm.evaluation.measures import headlines
+from ddlm.evaluation.measures import headlines, numbers_of
 from ddlm.experiment import Experiment
 
 PLACES = {"train": "model", "evaluate": "", "render": "", "export": "", "publish": ""}
@@ -23,8 +23,8 @@ USED = "artifacts.json"
 class Summary:
     """How a run ended.
 
-    scores: flat, by dotted name. tags: what they were measured on. headlines: the first of them, as people read them.
-    stages: built or cached, by name.
+    scores: all numbers, by the names under which they are tracked. tags: what they were measured on.
+    headlines: the first of them, as people read them. stages: built or cached, by name.
     """
 
     name: str
@@ -160,7 +160,7 @@ def summarise(experiment: Experiment, done: Mapping[str, Artifact], built: list[
     stages = {stage: "built" if stage in built else "cached" for stage in done}
     best, shown = best_sample(scores.get("samples", [])), headlines(scores) if scores else []
     tags = {"data_digest": scores["data_digest"]} if scores else {}
-    return Summary(experiment.name, folder, flat(scores), tags, shown, best, stages, decision)
+    return Summary(experiment.name, folder, numbers_of(scores), tags, shown, best, stages, decision)
 
 
 def best_sample(samples: list[dict[str, Any]]) -> str:
@@ -171,17 +171,6 @@ def best_sample(samples: list[dict[str, Any]]) -> str:
         return float(known - sample.get("longest_overlap_words", 0))
 
     return str(max(samples, key=own_words)["text"]) if samples else ""
-
-
-def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a nested document by dotted name; lists and texts are left out."""
-    numbers: dict[str, float] = {}
-    for name, value in document.items():
-        if isinstance(value, Mapping):
-            numbers |= flat(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            numbers[prefix + name] = float(value)
-    return numbers
 
 
 def in_use() -> set[Path]:

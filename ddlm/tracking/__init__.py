@@ -75,6 +75,10 @@ class Tracker:
         """The parent run's id in the store, None when there is none (yet)."""
         return self._outbox.known(self._parent)
 
+    def address(self, file: str = "") -> str | None:
+        """Where a browser finds the parent run or one of its files; None where nothing serves it."""
+        return self._outbox.address(self._parent, file)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[StageRun]:
         """A nested run around the building of a stage; safe in parallel threads."""

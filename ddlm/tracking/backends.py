@@ -63,6 +63,9 @@ class Backend(Protocol):
 
     def end(self, run: str, status: Status, time_ms: int) -> None: ...
 
+    def address(self, run: str, file: str) -> str | None:
+        """Where a browser finds a run that was started here, or its file of that name; None without a server."""
+
     def close(self) -> None:
         """Let go of what `open` took; nothing is sent after it."""
 
@@ -92,6 +95,9 @@ class Nothing:
         pass
 
     def end(self, run: str, status: Status, time_ms: int) -> None:
+        pass
+
+    def address(self, run: str, file: str) -> str | None:
         pass
 
     def close(self) -> None:

@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from ddlm.tracking.backends import NewRun, Row, Status
 from ddlm.tracking.mlflow_client import artifact_root, connect, is_http, reaching, resolve_uri
-from ddlm.tracking.provenance import without_password
+from ddlm.tracking.provenance import without_login, without_password
 from ddlm.tracking.spool import SPOOL_ID
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+FLOW_RUN_ID = "prefect.flow_run_id"
+FLOW_RUN_URL = "prefect.flow_run_url"
+"""A tag that MLflow's page of a run shows as a link, in its description."""
 PARAM_CHARACTERS, TAG_CHARACTERS = 6000, 5000
 """MLflow's limits; older servers take less of a tag than newer ones."""
 
@@ -28,6 +32,7 @@ class MlflowRuns:
 
     def __init__(self, uri: str | None) -> None:
         self._uri = resolve_uri(uri)
+        self._experiments: dict[str, str] = {}
         self.store = without_password(self._uri)
 
     def open(self) -> None:
@@ -36,8 +41,11 @@ class MlflowRuns:
     def start(self, run: NewRun) -> str:
         with self.reaching():
             experiment_id = self._experiment_id(run.experiment)
+            if run.parent is None and FLOW_RUN_ID in run.tags:
+                self._end_attempts_before(run.tags[FLOW_RUN_ID], experiment_id)
             run_id = self._spooled_before(run.tags, experiment_id) or self._create(run, experiment_id)
             self._log_params(run_id, run.params)
+            self._experiments[run_id] = experiment_id
             return run_id
 
     def metrics(self, run: str, rows: Sequence[Row]) -> None:
@@ -65,6 +73,14 @@ class MlflowRuns:
     def end(self, run: str, status: Status, time_ms: int) -> None:
         with self.reaching():
             self.client.set_terminated(run, status, time_ms)
+
+    def address(self, run: str, file: str) -> str | None:
+        if not is_http(self._uri) or run not in self._experiments:
+            return None
+        server = without_login(self._uri).rstrip("/")
+        if file:
+            return f"{server}/get-artifact?{urlencode({'path': file, 'run_uuid': run})}"
+        return f"{server}/#/experiments/{self._experiments[run]}/runs/{run}"
 
     def reaching(self) -> AbstractContextManager[None]:
         """Around calls of `client`: failures become Unavailable or Refused."""
@@ -97,6 +113,17 @@ class MlflowRuns:
         tags = shortened({**run.tags, **_own_tags(run.tags), **parent}, TAG_CHARACTERS)
         return str(self.client.create_run(experiment_id, run.time_ms, tags, run.name).info.run_id)
 
+    def _end_attempts_before(self, flow_run_id: str, experiment_id: str) -> None:
+        """A flow run that goes on had an attempt that was killed, and could not say that it ended."""
+        for parent in self._running(f"tags.`{FLOW_RUN_ID}` = '{flow_run_id}'", experiment_id):
+            for stage in self._running(f"tags.`mlflow.parentRunId` = '{parent}'", experiment_id):
+                self.client.set_terminated(stage, "KILLED")
+            self.client.set_terminated(parent, "KILLED")
+
+    def _running(self, those: str, experiment_id: str) -> list[str]:
+        found = self.client.search_runs([experiment_id], f"{those} and attributes.status = 'RUNNING'")
+        return [run.info.run_id for run in found]
+
     def _log_params(self, run: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
@@ -119,4 +146,7 @@ def shortened(values: Mapping[str, str], characters: int) -> dict[str, str]:
 def _own_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags that MLflow's pages show under names of their own."""
     names = {"git.commit": "mlflow.source.git.commit", "command": "mlflow.source.name"}
-    return {"mlflow.source.type": "LOCAL", **{name: tags[key] for key, name in names.items() if key in tags}}
+    own = {"mlflow.source.type": "LOCAL", **{name: tags[key] for key, name in names.items() if key in tags}}
+    if FLOW_RUN_URL in tags:
+        own["mlflow.note.content"] = f"[The Prefect run]({tags[FLOW_RUN_URL]}) that this belongs to."
+    return own

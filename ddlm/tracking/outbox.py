@@ -46,6 +46,11 @@ class Outbox:
         """The id as the store knows it, None for a run that only the spool knows."""
         return None if not run or run in self._spool.started else run
 
+    def address(self, run: str | None, file: str = "") -> str | None:
+        """Where a browser finds the run or one of its files; None where nothing serves it, or not yet."""
+        known = self.known(run)
+        return self._backend.address(known, file) if known else None
+
     def start(self, name: str, parent: str | None, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
         new = NewRun(self._experiment, name, parent, params, tags, now_ms())
         with self._lock:

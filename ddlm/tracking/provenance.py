@@ -29,14 +29,28 @@ def without_password(address: str) -> str:
     return re.sub(r"://[^/@\s]+@", "://***@", address)
 
 
+def without_login(address: str) -> str:
+    """`https://name:secret@host` as `https://host`."""
+    return re.sub(r"://[^/@\s]+@", "://", address)
+
+
 def origin() -> dict[str, str]:
     """Tags: our version, the host, the command, and the git commit where the code stands in a repository."""
     tags = {"ddlm.version": ddlm.__version__, "host": socket.gethostname(), "command": Path(sys.argv[0]).name}
-    commit = _git("rev-parse", "HEAD")
+    commit = commit_of_code()
     if commit:
         tags["git.commit"] = commit
         tags["git.dirty"] = json.dumps(bool(_git("status", "--porcelain", "--untracked-files=no")))
     return tags
+
+
+def commit_of_code() -> str | None:
+    """From its repository, else from the name of its folder: a tree that was sent to a box is named by its commit."""
+    here = Path(__file__)
+    if re.fullmatch("[0-9a-f]{40}", here.parents[2].name):
+        return here.parents[2].name
+    is_tracked = _git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie in another's repository
+    return _git("rev-parse", "HEAD") if is_tracked else None
 
 
 def _git(*arguments: str) -> str | None:

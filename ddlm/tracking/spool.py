@@ -59,6 +59,9 @@ class EventFile:
     def end(self, run: str, status: Status, time_ms: int) -> None:
         self.write("end", run, status=status, time_ms=time_ms)
 
+    def address(self, run: str, file: str) -> str | None:
+        """Lines have no pages."""
+
     def write(self, call: str, run: str, **arguments: Any) -> None:
         if self._handle is None:
             self._handle = self._create()

@@ -72,6 +72,10 @@ class WandbRuns:
         with _reaching():
             self._runs.pop(run).finish(exit_code=0 if status == "FINISHED" else 1)
 
+    def address(self, run: str, file: str) -> str | None:
+        """Of a run that has not ended yet; its files have no addresses of their own. Offline there is none."""
+        return self._runs[run].url if run in self._runs and not file else None
+
     def close(self) -> None:
         """Every run has been finished by its end."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.states import Pending
 
 ROOT = Path(__file__).parents[2]
 KEPT = """
@@ -18,6 +19,15 @@ from prefect.events.worker import EventsWorker
 resource = {"prefect.resource.id": "ddlm.model.tiny", "prefect.resource.name": "ddlm-tiny"}
 emit_event("ddlm.champion.kept", resource, payload={"decision": "kept", "reason": "0.1 bits per byte worse"})
 EventsWorker.drain_all(timeout=30)
+"""
+QUICK_TO_GIVE_UP = """
+import sys; sys.path.insert(0, "infra")
+from datetime import timedelta
+import automations
+from prefect.client.orchestration import get_client
+trigger = automations.NEVER_BEGUN.trigger.model_copy(update={"within": timedelta(seconds=30)})
+with get_client(sync_client=True) as client:
+    automations.put(client, automations.NEVER_BEGUN.model_copy(update={"trigger": trigger}))
 """
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
@@ -75,6 +85,19 @@ def test_a_run_that_fell_silent_is_crashed_and_ended_by_another_worker(plane: An
     assert plane.run(run).run_count == 2
 
 
+def test_a_run_that_was_taken_and_never_began_is_scheduled_again(plane: Any) -> None:
+    """Its ten minutes are half a minute here; that it leaves alone what did begin, all the other tests show."""
+    run_python(plane, "-c", QUICK_TO_GIVE_UP)
+    plane.kill("worker")
+    run = plane.submit(seed=14, until="corpus")
+    with plane.client as client:
+        client.set_flow_run_state(run, Pending(), force=True)  # what a worker does just before it starts a process
+    plane.wait_for(run, "AwaitingRetry", "Late")
+    plane.local("start")
+    plane.wait_for(run, "Completed")
+    assert "updated" in run_python(plane, "infra/automations.py")
+
+
 def test_a_second_crash_is_final(plane: Any) -> None:
     run = plane.submit(seed=12)
     for count in (1, 2):
@@ -89,7 +112,7 @@ def test_bad_ends_and_kept_champions_are_told(plane: Any, listener: Listener) ->
     url = f"http://127.0.0.1:{listener.server_port}/"
     said = run_python(plane, "infra/automations.py", DDLM_ALERTS_URL=url)
     assert said.count("created") == 2
-    assert run_python(plane, "infra/automations.py").count("unchanged") == 4
+    assert run_python(plane, "infra/automations.py").count("unchanged") == 5
     run = plane.submit(seed=13, **{"training.stepz": 1})
     plane.wait_for(run, "Failed")
     plane.wait_until(lambda: any("full-pipeline Failed" in text for text in listener.posted), lambda: listener.posted)

@@ -22,7 +22,17 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
-from ddlm.artifacts import MANIFEST, ArtifactStore, Leases, Remote, StoreUnavailable, digest_of, open_store, seal
+from ddlm.artifacts import (
+    MANIFEST,
+    ArtifactStore,
+    Leases,
+    Remote,
+    StoreUnavailable,
+    collect_shared,
+    digest_of,
+    open_store,
+    seal,
+)
 from ddlm.cli import app
 from ddlm.config import UserError
 from ddlm.experiment.stages import STAGES
@@ -328,6 +338,28 @@ def test_the_list_shows_both_stores_and_gc_tidies_this_machine_alone(
     assert re.search(rf"corpus +there +0.00 MB in {url}$", listed, re.MULTILINE)
     assert f"removed 1; {url} was left as it is" in CliRunner().invoke(app, ["artifacts", "gc"]).output
     assert open_store().find("corpus", "here")
+
+
+def test_a_shared_store_is_tidied_where_that_is_asked_for_with_a_limit(
+    machine: Callable[[str], ArtifactStore], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("first", "second", "third"):
+        machine("a").build("corpus", key, write_two)
+    remote = Remote(url)
+    for step in ("step-1", "step-2"):
+        remote.write(f".scratch/train-dead/{step}/{MANIFEST}", b"{}")
+    (size,) = set(remote.artifacts().values())
+    used = {("corpus", "first")}
+    assert collect_shared(remote, used, keep_days=1, max_bytes=None) == []
+    assert collect_shared(remote, used, keep_days=None, max_bytes=2 * size) == ["corpus/second"]
+    assert {key for _, key in remote.artifacts()} == {"first", "third"}
+    monkeypatch.setenv("DDLM_STORE", url)
+    unlimited = CliRunner().invoke(app, ["artifacts", "gc", "--shared"])
+    assert isinstance(unlimited.exception, UserError)
+    assert "wanted DDLM_STORE, a store behind a URL, and --keep-days or --max-bytes" in str(unlimited.exception)
+    said = CliRunner().invoke(app, ["artifacts", "gc", "--shared", "--keep-days", "0"]).output
+    assert said.splitlines() == ["corpus/first", "corpus/third", ".scratch/train-dead", f"removed 3 from {url}"]
+    assert remote.sizes() == {}
 
 
 class Forgetful(MemoryFileSystem):  # type: ignore[misc]

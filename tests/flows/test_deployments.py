@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,16 @@ def worker(deployed: None, server: str, tmp_path: Path, monkeypatch: pytest.Monk
     """What `make worker` does."""
     monkeypatch.setenv("PREFECT_API_URL", server)
     monkeypatch.setenv("PWD", str(ROOT))
-    command = [*PREFECT, "worker", "start", "--pool", "cpu", "--work-queue", "training", "--work-queue", "scheduled"]
-    with (tmp_path / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=log, stderr=log, start_new_session=True)
+    with working("cpu", tmp_path / "worker.log"):
+        yield
+
+
+@contextmanager
+def working(pool: str, log: Path) -> Iterator[None]:
+    """A worker that takes as many runs at once as the pool's queues allow."""
+    command = [*PREFECT, "worker", "start", "--pool", pool, "--work-queue", "training", "--work-queue", "scheduled"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=out, stderr=out, start_new_session=True)
         yield
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -187,6 +195,59 @@ def test_a_sweep_then_a_comparison_then_an_evaluation_of_the_champion(worker: No
     run_to_its_end("evaluate/evaluate", tmp_path, "model=ddlm-tiny@champion", "budget=quick", f"overrides={SMALL}")
     (report,) = (tmp_path / "outputs" / "evaluations").glob("ddlm-tiny-1-*/report.html")
     assert "</html>" in report.read_text()
+
+
+def test_ten_runs_queued_on_one_gpu_slot_run_one_after_another_and_none_is_lost(
+    deployed: None, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", server)
+    monkeypatch.setenv("PWD", str(ROOT))
+    asked = {"experiment": "configs/tiny.toml", "until": "corpus"}
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("full-pipeline/full-pipeline-gpu")
+        ids = [client.create_flow_run_from_deployment(deployment.id, parameters=asked).id for _ in range(10)]
+        with working("gpu", tmp_path / "gpu.log"):
+            wait_until(lambda: all(client.read_flow_run(run).state.is_final() for run in ids), tmp_path / "gpu.log")
+        runs = sorted((client.read_flow_run(run) for run in ids), key=lambda run: run.start_time)
+    assert [run.state_name for run in runs] == ["Completed"] * 10, (tmp_path / "gpu.log").read_text()
+    assert {run.run_count for run in runs} == {1}
+    for earlier, later in pairwise(runs):
+        assert earlier.end_time <= later.start_time
+
+
+def wait_until(holds: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 600
+    while not holds():
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(1)
+
+
+def schedules() -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "infra/schedules.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_schedule_says_when_it_runs_next_and_why_it_never_will(worker: None, server: str) -> None:
+    (retrain,) = [each for each in ask(server, "deployments") if each["name"] == "retrain"]
+    page = f"{server}/deployments/{retrain['id']}"
+    (schedule,) = retrain["schedules"]
+
+    def change(path: str, **values: Any) -> None:
+        httpx.patch(f"{page}{path}", json=values).raise_for_status()
+
+    wait_until(lambda: schedules()[0] == 0, ROOT / "prefect.yaml")  # the worker has said that it is there
+    assert re.fullmatch(r"retrain, 0 3 \* \* 0: next Sun \d{4}-\d\d-\d\d 03:00 UTC\n", schedules()[1])
+    try:
+        change("", work_pool_name="gpu", work_queue_name="scheduled")
+        change(f"/schedules/{schedule['id']}", schedule={"cron": "0 3 31 2 *", "timezone": "UTC"})
+        assert schedules() == (
+            1,
+            "retrain, 0 3 31 2 *: never runs: no date fits it; mend it in prefect.yaml, then make deploy\n",
+        )
+        change(f"/schedules/{schedule['id']}", active=False)
+        assert "never runs: the schedule is not active; set active: true" in schedules()[1]
+    finally:
+        prefect(*next(command for command in deploy_commands() if "deploy" in command))
 
 
 def test_a_worker_may_take_the_code_from_a_repository(

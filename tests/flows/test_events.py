@@ -53,9 +53,8 @@ def test_a_verdict_on_the_champion_is_an_event_with_the_reason(work: ModuleType,
     work.products["publish"] = publication("2", champion, decision)
     since = time.time()
     retrain(TINY, FAST)
-    told = {event["event"]: event for event in events(since, wanted=2)}
-    assert set(told) == {"ddlm.corpus.updated", f"ddlm.champion.{decision}"}
-    event = told[f"ddlm.champion.{decision}"]
+    (event,) = events(since, wanted=1)
+    assert event["event"] == f"ddlm.champion.{decision}"
     assert event["resource"]["prefect.resource.id"] == "ddlm.model.tiny"
     assert event["payload"]["reason"] == f"version {champion} is better"
 
@@ -65,6 +64,7 @@ def test_the_same_champion_again_is_no_event_and_neither_is_a_cached_verdict(wor
     work.products["publish"] = publication("1", "1", "kept")
     full_pipeline(TINY, FAST, until="corpus")
     since = time.time()
+    work.products["corpus"] = ("made.json", "other stories")  # which it trains on itself: nobody else should
     retrain(TINY, FAST)
     work.products["publish"] = publication("2", "1", "kept")
     retrain(TINY, FAST)

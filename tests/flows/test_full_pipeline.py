@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 from pathlib import Path
@@ -166,10 +167,12 @@ def test_the_run_shows_its_summary_its_scores_and_its_pictures(work: ModuleType)
     with get_client(sync_client=True) as client:
         shown = {item.key: item for item in client.read_artifacts(artifact_filter=chosen)}
     assert {key: item.type for key, item in shown.items()} == {
+        "tiny-training": "progress",
         "tiny-summary": "markdown",
         "tiny-scores": "table",
         "tiny-denoising": "markdown",
     }
     assert "Bits per byte" in shown["tiny-summary"].data
-    assert "bits_per_byte" in shown["tiny-scores"].data
+    assert json.loads(shown["tiny-scores"].data) == [{"score": "evaluation/bits_per_byte", "value": 1.5}]
+    assert shown["tiny-training"].data == 100
     assert "denoising.gif" in shown["tiny-denoising"].data

@@ -144,7 +144,12 @@ def test_a_model_of_a_newer_format(ddlm: Ddlm, broken_model: Path) -> None:
 
 def test_faces_refuse_what_they_do_not_know(ddlm: Ddlm, tiny_model: Path, tmp_path: Path) -> None:
     assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.gif"), "--theme", "sepia"), "unknown theme")
-    assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.mp4")), ".gif")
+    assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.avi")), ".gif")
+    assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "a.gif"), "--sheet", "4"), ".png")
+    assert_refused(ddlm("render", str(tiny_model), "-o", "a.png", "--sheet", "1"), "rendering.moments")
+    assert_refused(ddlm("render", str(tiny_model), "-o", "a.png", "--width", "5"), "rendering.width")
+    assert_refused(ddlm("render", str(tiny_model), "-o", "a.png", "--set", "rendering.colour=red"), "rendering.colour")
+    assert_refused(ddlm("render", str(tiny_model), "-o", str(tmp_path / "no" / "a.gif")), "can't be written")
     assert_refused(ddlm("evaluate", str(tiny_model), "--data", str(tmp_path / "none.parquet")), "none.parquet")
     assert_refused(ddlm("evaluate", str(tiny_model), "--data", TINY, "--budget", "huge"), "unknown budget 'huge'")
 

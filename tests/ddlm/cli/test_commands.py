@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ddlm.cli import main
 
@@ -76,9 +77,16 @@ def test_evaluate_speaks_json_with_the_promised_keys(ddlm: Ddlm, tiny_model: Pat
 
 
 def test_render_writes_what_the_suffix_says(ddlm: Ddlm, tiny_model: Path, tmp_path: Path) -> None:
-    for name, magic in (("film.gif", b"GIF89a"), ("still.png", b"\x89PNG")):
+    for name, magic in (("film.gif", b"GIF89a"), ("film.webp", b"RIFF"), ("still.png", b"\x89PNG")):
         ddlm("render", str(tiny_model), "Once", "-o", str(tmp_path / name), "--steps", "4")
         assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_render_makes_a_sheet_of_the_wanted_size(ddlm: Ddlm, tiny_model: Path, tmp_path: Path) -> None:
+    sizes = ("--width", "480", "--height", "320", "--font-size", "12", "--set", "rendering.hold_s=1")
+    ddlm("render", str(tiny_model), "--theme", "heat", "--sheet", "4", "-o", str(tmp_path / "a.png"), *sizes)
+    with Image.open(tmp_path / "a.png") as sheet:
+        assert sheet.size == (2 * (240 + 12) + 12, 2 * (160 + 12) + 12)
 
 
 def test_artifacts_are_listed_and_collected(ddlm: Ddlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

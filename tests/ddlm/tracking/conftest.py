@@ -5,17 +5,6 @@ from pathlib import Path
 import pytest
 
 from ddlm.tracking import Tracker, TrackingConfig
-from ddlm.tracking.mlflow_client import connect
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database, migrated once, beside what a killed creation might have left."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    path.with_name(".mlflow.db.new").write_bytes(b"half a database")
-    path.with_name(".mlflow.db.new-journal").write_bytes(b"half a journal")
-    connect(f"sqlite:///{path}")
-    return path
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def test_stages_are_runs_nested_in_one_parent(stored_home, track):
             assert run.id
     tracker.finish({})
     client = client_of(stored_home)
+    assert (tracker.address(), tracker.address("report.html")) == (None, None)  # a database has no pages
     parent = client.get_run(tracker.run_id)
     assert parent.info.run_name == "tale"
     assert client.get_experiment(parent.info.experiment_id).name == "tale"
@@ -135,6 +136,23 @@ def test_a_run_names_the_commit_of_its_code(stored_home, track, monkeypatch, tmp
     assert [tag["git.dirty"] for tag in tags] == ["false", "true"]
 
 
+def test_a_tree_that_was_sent_to_a_box_is_named_by_its_commit_and_a_repository_around_it_is_not_ours(
+    monkeypatch, tmp_path
+):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    git = ["git", "-C", tmp_path, "-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    names = ["0123456789abcdef0123456789abcdef01234567", "site-packages"]
+    found = []
+    for name in names:
+        package = tmp_path / name / "ddlm" / "tracking"
+        package.mkdir(parents=True)
+        (package / "provenance.py").touch()
+        monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+        found.append(provenance.commit_of_code())
+    assert found == [names[0], None]
+
+
 def test_a_failing_stage_fails_its_run_and_its_error_passes(stored_home, track):
     tracker = track()
     runs = []
@@ -152,6 +170,21 @@ def test_a_failing_stage_fails_its_run_and_its_error_passes(stored_home, track):
     assert client.get_run(runs[0]).info.status == "FAILED"
     assert client.get_run(runs[0]).data.metrics == {"train/nll_nats": 3.0}
     assert client.get_run(tracker.run_id).info.status == "FAILED"
+
+
+def test_a_flow_run_that_goes_on_ends_what_its_killed_attempt_left_running(stored_home, track):
+    mine, other = {"prefect.flow_run_id": "one"}, {"prefect.flow_run_id": "two"}
+    client, left, never_left = client_of(stored_home), [], []
+    for tags in (mine, other):
+        tracker = track(tags=tags)
+        never_left.append(tracker.stage("train"))
+        left.append((never_left[-1].__enter__().id, tracker.run_id))
+    again = track(tags=mine)
+    with again.stage("train"):
+        statuses = [[client.get_run(run).info.status for run in pair] for pair in left]
+    assert statuses == [["KILLED", "KILLED"], ["RUNNING", "RUNNING"]]
+    again.finish({})
+    assert client.get_run(again.run_id).info.status == "FINISHED"
 
 
 def test_an_interrupted_stage_is_marked_killed(stored_home, track):

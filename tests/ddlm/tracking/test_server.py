@@ -97,6 +97,21 @@ def test_a_run_outlives_its_server_and_its_metrics_arrive_later(server, home, tr
     assert capsys.readouterr().out == ""
 
 
+def test_a_run_has_an_address_and_so_have_its_files(server, home, track, tmp_path):
+    (tmp_path / "film one.gif").write_bytes(b"GIF89a")
+    uri, _ = server()
+    flow_run = "http://127.0.0.1:4200/flow-runs/flow-run/1"
+    tracker = track(uri=uri, tags={"prefect.flow_run_url": flow_run})
+    assert tracker.address() is None
+    with tracker.stage("corpus"):
+        pass
+    tracker.finish({}, [(tmp_path / "film one.gif", "")])
+    run = connect(uri).get_run(tracker.run_id)
+    assert tracker.address() == f"{uri}/#/experiments/{run.info.experiment_id}/runs/{tracker.run_id}"
+    assert urlopen(tracker.address("film one.gif")).read() == b"GIF89a"
+    assert f"]({flow_run})" in run.data.tags["mlflow.note.content"]
+
+
 def test_a_frozen_server_does_not_hold_training_up(server, home, track):
     uri, process = server()
     tracker = track(uri=uri, flush_every_s=0.1)

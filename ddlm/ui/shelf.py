@@ -1,0 +1,118 @@
+"""Which models there are, and those that are loaded. A visitor names one of the list: no path of theirs is opened."""
+
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ddlm.config import UserError, home
+from ddlm.experiment import registered
+from ddlm.generation import DiffusionPipeline
+from ddlm.tracking.backends import Unavailable
+from ddlm.tracking.mlflow_runs import MlflowRuns
+from ddlm.tracking.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+LOADED = 3
+"""Models that stay in memory; a text that is being written keeps its own as long as it needs it."""
+FRESH_S = 60.0
+"""How long what the registry said is taken for true."""
+VERSIONS = 5
+"""Of each registered model the newest so many are listed."""
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that several visitors share. turn: held for a step, since what the network returns may be overwritten by
+    its next run."""
+
+    name: str
+    pipeline: DiffusionPipeline
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def facts(self) -> str:
+        """What it is, in a line."""
+        model, pipeline = self.pipeline.model, self.pipeline
+        parameters = sum(weight.numel() for weight in model.parameters())
+        size = f"{parameters / 1e6:.1f} million" if parameters >= 1e6 else f"{parameters:,}"
+        order = "Writes from left to right, whatever the order. " if pipeline.is_autoregressive else ""
+        return f"{order}{size} parameters · {pipeline.seq_len} tokens · {pipeline.device.type}, {pipeline.precision}"
+
+
+class Shelf:
+    """The model that the page was started with, the experiments' last ones, and the registry's.
+
+    first: as the command line takes it: a folder, an experiment, a hub id, `model@alias` or `model/number`.
+    """
+
+    def __init__(self, first: str, precision: Precision = "auto") -> None:
+        self.first, self.precision = first, precision
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._lock = threading.Lock()
+        self._registered: list[str] = []
+        self._asked_at = -FRESH_S
+
+    def names(self) -> list[str]:
+        """What may be chosen now, the first model first."""
+        found = [folder.parent.name for folder in sorted(home().glob("[!.]*/model")) if folder.is_dir()]
+        return list(dict.fromkeys([self.first, *found, *self._registered]))
+
+    def open(self, name: str) -> Loaded:
+        """Raises: UserError for a name that is not on the list, and for a model that is damaged."""
+        with self._lock:
+            if name not in self._loaded:
+                if name not in self.names():
+                    raise UserError(f"model {name[:80]!r}: not on the list; choose one that is")
+                folder = self._folder(name)
+                self._loaded[name] = Loaded(name, DiffusionPipeline.from_pretrained(folder, "auto", self.precision))
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > LOADED:
+                self._loaded.popitem(last=False)
+            return self._loaded[name]
+
+    def _folder(self, name: str) -> str | Path:
+        own = home() / name / "model"
+        if name != self.first and own.is_dir():
+            return own
+        found = registered.find(name)
+        return registered.fetch(found.registry, found.version) if found else name
+
+    def ask_registry(self) -> None:
+        """Ask in the background, if there is a registry and it was not asked lately: a page waits for no server."""
+        with self._lock:
+            if not has_registry() or time.monotonic() - self._asked_at < FRESH_S:
+                return
+            self._asked_at = time.monotonic()
+        threading.Thread(target=self._ask, name="registry", daemon=True).start()
+
+    def _ask(self) -> None:
+        try:
+            self._registered = registered_names()
+        except (Unavailable, UserError) as error:
+            logger.warning("no registered models on the page: %s", error)
+
+
+def has_registry() -> bool:
+    """Without one, asking would make an empty database."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (home() / "mlflow.db").exists()
+
+
+def registered_names() -> list[str]:
+    """`model@alias` and `model/number` of what was published. Raises: Unavailable; UserError for a wrong address."""
+    runs = MlflowRuns(None)
+    runs.open()
+    with runs.reaching():
+        models = [each for each in runs.client.search_registered_models() if each.name.startswith("ddlm-")]
+    names = []
+    for model in models:
+        names += [f"{model.name}@{alias}" for alias in sorted(model.aliases)]
+        newest = Registry(runs, model.name).versions()[: -VERSIONS - 1 : -1]
+        names += [f"{model.name}/{version.number}" for version in newest]
+    return names

@@ -1,0 +1,111 @@
+"""Which models the page offers, and that it opens no others."""
+
+import logging
+import shutil
+import time
+
+import pytest
+
+from ddlm.artifacts import check
+from ddlm.config import UserError, home
+from ddlm.tracking.mlflow_runs import MlflowRuns
+from ddlm.tracking.registry import Registry
+from ddlm.ui import shelf as shelves
+from ddlm.ui.shelf import Shelf, has_registry
+
+
+@pytest.fixture
+def experiments(tiny_model):
+    for name in ("owl", "fox"):
+        shutil.copytree(tiny_model, home() / name / "model")
+    shutil.copytree(tiny_model, home() / ".views" / "model")
+    (home() / "empty").mkdir()
+
+
+@pytest.fixture
+def published(tiny_model, migrated):
+    """Two versions of a registered model, the second with an alias; and somebody else's model."""
+    home().mkdir(parents=True, exist_ok=True)
+    shutil.copy(migrated, home() / "mlflow.db")
+    runs = MlflowRuns(None)
+    runs.open()
+    run = runs.client.create_run(runs.client.create_experiment("hare", (home() / "mlartifacts").as_uri()))
+    runs.client.log_artifacts(run.info.run_id, str(tiny_model), "model/artifacts/train")
+    for name in ("ddlm-hare", "ddlm-hare", "somebody-elses"):
+        version = Registry(runs, name).add(run.info.run_id, {"digest.train": check(tiny_model, verify=True)})
+        Registry(runs, name).point("champion", version)
+
+
+def test_the_list_is_the_first_model_and_every_experiment_that_has_one(experiments, tiny_model):
+    assert Shelf(str(tiny_model)).names() == [str(tiny_model), "fox", "owl"]
+    assert Shelf("owl").names() == ["owl", "fox"]
+
+
+def test_a_model_is_loaded_once_and_shared(experiments):
+    shelf = Shelf("owl", "float32")
+    assert shelf.open("fox") is shelf.open("fox")
+    assert shelf.open("fox") is not shelf.open("owl")
+
+
+def test_an_experiment_that_came_later_is_offered_too(experiments, tiny_model):
+    shelf = Shelf("owl", "float32")
+    shutil.copytree(tiny_model, home() / "hen" / "model")
+    assert "hen" in shelf.names()
+    assert shelf.open("hen").pipeline.seq_len == 64
+
+
+def test_an_experiment_is_the_home_folders_whatever_lies_here(experiments, tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "here" / "fox").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert Shelf("owl", "float32").open("fox").pipeline.seq_len == 64
+
+
+@pytest.mark.parametrize("name", ["/etc", "../owl", "owl/model", ".views", "empty", "somebody/model", "", "owl\x00"])
+def test_what_is_not_on_the_list_is_not_opened(experiments, name):
+    with pytest.raises(UserError, match="not on the list"):
+        Shelf("owl").open(name)
+
+
+def test_a_model_that_exists_elsewhere_is_not_opened_by_its_path(experiments, tiny_model):
+    with pytest.raises(UserError, match="not on the list"):
+        Shelf("owl").open(str(tiny_model))
+
+
+def test_few_models_stay_in_memory(experiments, tiny_model, monkeypatch):
+    monkeypatch.setattr(shelves, "LOADED", 1)
+    shelf = Shelf("owl", "float32")
+    first = shelf.open("owl")
+    shelf.open("fox")
+    assert shelf.open("owl") is not first
+
+
+def test_a_model_says_what_it_is(loaded):
+    parameters = sum(weight.numel() for weight in loaded.pipeline.model.parameters())
+    assert loaded.facts == f"{parameters:,} parameters · 64 tokens · cpu, float32"
+
+
+def test_registered_models_are_offered_and_open_by_version_and_alias(published):
+    assert has_registry()
+    shelf = Shelf("ddlm-hare@champion", "float32")
+    shelf.ask_registry()
+    deadline = time.monotonic() + 60
+    while len(shelf.names()) == 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert shelf.names() == ["ddlm-hare@champion", "ddlm-hare/2", "ddlm-hare/1"]
+    assert shelf.open("ddlm-hare@champion").pipeline.seq_len == shelf.open("ddlm-hare/1").pipeline.seq_len == 64
+
+
+def test_without_a_registry_none_is_made():
+    shelf = Shelf("owl")
+    shelf.ask_registry()
+    assert not has_registry()
+    assert not (home() / "mlflow.db").exists()
+
+
+def test_a_registry_that_is_down_is_a_line_in_the_log(monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    shelf = Shelf("owl")
+    with caplog.at_level(logging.WARNING, logger="ddlm"):
+        shelf._ask()
+    assert "no registered models on the page: MLflow at http://127.0.0.1:9" in caplog.text
+    assert shelf.names() == ["owl"]
