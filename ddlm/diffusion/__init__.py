@@ -96,7 +96,7 @@ class SamplingConfig(Section):
     unmasking: Literal[
         "random", "first_hitting", "left_to_right", "confidence", "margin", "entropy", "threshold", "entropy_bound",
         "remdm_cap", "remdm_rescale", "remdm_loop", "revise",
-    ] = "confidence"  # fmt: skip
+    ] = "random"  # fmt: skip
     """Which positions are opened next, and how many; `ddlm.diffusion.unmasking` says what each does."""
     num_sampling_steps: int = Field(default=64, ge=1)
     """Steps at most, over all blocks of a canvas. `first_hitting` takes one for each token instead."""

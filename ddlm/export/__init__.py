@@ -45,5 +45,5 @@ class ExportConfig(Section):
     """Validation rows on which all of that is measured,"""
     quality_masks: int = Field(default=4, ge=2, multiple_of=2)
     """each under so many masks;"""
-    quality_texts: int = Field(default=8, ge=0)
+    quality_texts: int = Field(default=4, ge=0)
     """and so many texts that each network writes."""

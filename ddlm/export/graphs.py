@@ -178,7 +178,7 @@ def _probe_settings(sampling: SamplingConfig, limits: step.Limits) -> SamplingCo
     short = sampling.model_copy(update={"num_sampling_steps": steps})
     if step.objection(tokens.Sampling(**short.model_dump()), limits) is None:
         return short
-    return suited(SamplingConfig(num_sampling_steps=steps, ends=sampling.ends), limits)
+    return suited(SamplingConfig(unmasking="confidence", num_sampling_steps=steps, ends=sampling.ends), limits)
 
 
 def _is_same(

@@ -46,7 +46,8 @@ class TimeFeatures(nn.Module):
         pairs = TIME_DIM // 2
         frequencies = torch.exp(-math.log(10000) / pairs * torch.arange(pairs, device=masked_share.device))
         angles = 1000 * masked_share[:, None] * frequencies
-        return F.silu(self.project(torch.cat([angles.cos(), angles.sin()], dim=-1)))
+        features = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.project.weight.dtype)
+        return F.silu(self.project(features))
 
 
 def modulated(

@@ -8,11 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from itertools import count
 from pathlib import Path
+from socket import create_connection
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
@@ -43,6 +45,16 @@ class Page:
         self._ask("Emulation.setDeviceMetricsOverride", **size)
         self._ask("Page.navigate", url="about:blank")  # else a page that only changed its fragment is not loaded anew
         self._ask("Page.navigate", url=url)
+
+    def open_when_there(self, url: str, width: int, height: int) -> None:
+        """As `open`, once somebody listens there. Raises: SystemExit after a while."""
+        deadline, place = time.monotonic() + PATIENCE_S, urlsplit(url)
+        while True:
+            with suppress(OSError), create_connection((place.hostname, place.port), 1):
+                return self.open(url, width, height)
+            if time.monotonic() > deadline:
+                sys.exit(f"nobody listens at {url}")
+            time.sleep(0.3)
 
     def run(self, script: str) -> Any:
         """What a script evaluates to in the page."""

@@ -39,13 +39,13 @@ trtexec=$(fact trtexec)
 tensorrt=$(fact tensorrt)
 [ -n "$trtexec" ] || fail "no trtexec; on a Jetson run sudo apt install nvidia-jetpack"
 # Strongly typed: each layer computes in the precision that the graph says, in 10.3 (JetPack 6.2) as in 10.16 (7.2).
-# TensorRT 11 knows nothing else and has no such flag.
+# TensorRT 11 knows nothing else and has no such flag. TF32 would round what the graph says is float32.
 case $tensorrt in
     10.*) typed=--stronglyTyped ;;
     11.*) typed= ;;
     *) fail "TensorRT ${tensorrt:-of unknown version}; wanted 10.3 or later" ;;
 esac
-flags="$typed --memPoolSize=workspace:$workspace --builderOptimizationLevel=3 --skipInference"
+flags="$typed --memPoolSize=workspace:$workspace --builderOptimizationLevel=3 --noTF32 --skipInference"
 
 digest() {
     sha256sum "$1" | cut -c 1-64

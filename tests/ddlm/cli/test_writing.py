@@ -106,7 +106,7 @@ def test_what_should_work_does(ddlm: Ddlm, tiny_model: Path, arguments: list[str
         (["--length", "-5"], "length -5: wanted at least 1 token"),
         (["--unmasking", "psychic"], "'left_to_right', 'confidence', 'margin'"),
         (["--precision", "half"], "unknown precision 'half'; wanted auto, float32 or bfloat16"),
-        (["--set", "sampling.threshold=0.5"], "sampling: threshold is for unmasking threshold, and that is confidence"),
+        (["--set", "sampling.threshold=0.5"], "sampling: threshold is for unmasking threshold, and that is random"),
         (["--set", "sampling.treshold=0.5"], "unknown key sampling.treshold; allowed here:"),
         (["--set", "training.steps=3"], "this command takes keys of sampling only"),
         (["--watch", "--json"], "--watch and --json: stdout can hold one of them"),

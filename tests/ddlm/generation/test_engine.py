@@ -46,8 +46,9 @@ def test_rows_full_of_stories_have_no_tail_to_foresee(build: Build) -> None:
     assert build().suited(SamplingConfig()).ends == "drawn"
 
 
-def test_bfloat16_writes_with_a_copy_and_judges_with_the_original(build: Build) -> None:
-    pipeline = build(precision="bfloat16")
+@pytest.mark.parametrize("time_conditioning", [False, True])
+def test_bfloat16_writes_with_a_copy_and_judges_with_the_original(build: Build, time_conditioning: bool) -> None:
+    pipeline = build(precision="bfloat16", time_conditioning=time_conditioning)
     made = pipeline.generate("The dog", sampling=SamplingConfig(num_sampling_steps=2), length=8)
     assert made.precision == "bfloat16"
     assert len(made.samples[0].tokens) == len(pipeline.tokenizer.encode("The dog")) + 8

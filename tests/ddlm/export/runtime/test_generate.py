@@ -263,7 +263,7 @@ def test_json_has_the_keys_of_the_library(bundle, device, tmp_path):
     assert list(document["samples"][0]) == [field.name for field in fields(Sample)]
     assert document["num_sampling_steps"] == 3
     assert document["calls"] == 6
-    assert document["unmasking"] == "confidence"
+    assert document["unmasking"] == "random"
     assert document["tokens_per_s"] > 0
     assert document["seconds"] > 0
 

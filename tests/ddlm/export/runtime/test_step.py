@@ -103,7 +103,9 @@ def test_every_state_of_the_canvas_is_the_samplers(choice, policy):
 
 
 def test_a_moving_temperature_does_not_count_what_the_end_took(choice):
-    config = SamplingConfig(temperature=1.5, final_temperature=0.1, top_p=1.0, top_k=VOCAB_SIZE, num_sampling_steps=12)
+    config = SamplingConfig(
+        unmasking="confidence", num_sampling_steps=12, temperature=1.5, final_temperature=0.1, top_p=1.0, top_k=10
+    )
     for seed in range(12):
         wanted = draw_of(config, seed, 0, False)
         states = list(step.denoise(Stepper(choice), canvas(3), wanted, LIMITS))
@@ -124,7 +126,7 @@ def test_some_of_these_texts_end_and_some_gaps_begin_a_word(choice):
 
 def test_only_what_changed_is_sent_and_as_the_graph_takes_it(choice):
     stepper = Stepper(choice)
-    config = SamplingConfig(num_sampling_steps=6, block_size=6, top_k=5, ends="free")
+    config = SamplingConfig(unmasking="margin", num_sampling_steps=6, block_size=6, top_k=5, ends="free")
     list(step.denoise(stepper, canvas(3), draw_of(config, 0, 0, True), LIMITS))
     first, *later = stepper.seen
     kinds = step.inputs_of(LENGTH)
@@ -228,7 +230,7 @@ CASES = [
 def test_a_seed_writes_the_text_that_torch_writes(pipeline, float32_step, limits):
     equal = []
     for seed, (text, given) in enumerate(CASES):
-        draft, config = draft_of(pipeline, text), SamplingConfig(**{"top_k": 256, **given})
+        draft, config = draft_of(pipeline, text), SamplingConfig(**{"unmasking": "confidence", "top_k": 256, **given})
         for number, wanted in enumerate(torch_texts(pipeline, draft, config, seed, 3)):
             written = graph_text(pipeline, float32_step, draft, config, seed, limits, number)
             equal.append(np.array_equal(written, wanted))
@@ -274,7 +276,10 @@ def graph_text(pipeline, session, draft, config, seed, limits, number=0):
 
 def test_a_run_keeps_what_it_is_not_given(pipeline, float32_step, limits):
     """Two texts by one run, the second after a first that left something in every input."""
-    draft, config = draft_of(pipeline, "One day"), SamplingConfig(top_k=256, num_sampling_steps=8)
+    draft, config = (
+        draft_of(pipeline, "One day"),
+        SamplingConfig(unmasking="confidence", top_k=256, num_sampling_steps=8),
+    )
     shared = step.on_onnxruntime(float32_step)
     draws = [
         tokens.Draw(
@@ -290,7 +295,7 @@ def test_a_run_keeps_what_it_is_not_given(pipeline, float32_step, limits):
 
 def test_the_float16_step_writes_whole_texts_too(bundle, pipeline, limits):
     session = onnxruntime.InferenceSession(str(bundle / "step_float16.onnx"), providers=["CPUExecutionProvider"])
-    config = SamplingConfig(top_k=256, num_sampling_steps=8)
+    config = SamplingConfig(unmasking="confidence", top_k=256, num_sampling_steps=8)
     draft = draft_of(pipeline, "One day")
     text = graph_text(pipeline, session, draft, config, 3, limits)
     assert list(text[: len(draft.tokens)]) == list(draft.tokens)
