@@ -9,9 +9,10 @@ CONFIG ?= configs/quick.toml
 POOL ?= cpu
 QUEUES := training scheduled
 GPU_BOXES ?= 1
+MODEL ?= quick
 JOBS ?= 2
 
-.PHONY: run setup check test test-services test-arm64 chaos server stop status worker deploy automations schedules clean
+.PHONY: run setup check test test-services test-arm64 chaos pictures server stop status worker deploy automations schedules clean
 
 run: $(STAMP)
 	$(BIN)/ddlm run $(CONFIG)
@@ -39,6 +40,11 @@ test-arm64: $(DEV_STAMP)
 # Kills servers, workers and trainings of its own, and looks at what became of them.
 chaos: $(DEV_STAMP)
 	$(BIN)/pytest -q -m chaos
+
+# The pictures of the documents, from a model of `make run` and from servers of its own. Needs a Chromium and npm.
+pictures: $(DEV_STAMP)
+	$(BIN)/python docs/pictures/library.py $(MODEL) docs/pictures
+	$(BIN)/python docs/pictures/servers.py docs/pictures
 
 # Prefect, MLflow and a worker on this machine: `server` starts them and prints their addresses, `stop` stops them.
 server stop status: $(STAMP)

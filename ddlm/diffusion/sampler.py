@@ -265,10 +265,19 @@ def to_open(left: int, steps: int, taken: int, grid: str) -> int:
 def ended(view: View) -> Bool[Tensor, "b l"]:
     """Which positions lie behind the drawn end of their text, in the window and after it.
 
-    A story that ends stays ended: what the model says of the end token at each position is the probability that the
-    text is over by there, and one uniform number for each row picks the place. At temperature 0 it is the median.
+    What the model says of the end token at a position is the probability that the text is over by there. A text that is
+    over stays over, so what it says of a later position holds for all before it as a most. One uniform number a row
+    picks the place: behind the last position that is not over with it. At temperature 0 it is the median.
+
+    A text that begins in the window is not empty: the number is drawn from what is above the least probability. A
+    network has seldom seen a row of masks alone, and says of all its positions that they may well be the end.
     """
-    over = view.table(view.sight, tokens.probability_of(view.sight.logits, view.draw.end_id))
+    is_asked, place = view.is_masked, torch.arange(view.ids.shape[1], device=view.ids.device)
+    over = view.table(view.sight, tokens.probability_of(view.sight.logits, view.draw.end_id)).double()
     _, high, low, _ = view.draw.row_words(view.step)
     uniform = draws.pair_to_unit(high, low) if view.draw.config.temperature else torch.full_like(high, 0.5)
-    return over.cummax(1).values > uniform[:, None]
+    least = over.masked_fill(~is_asked, 1).amin(1) * is_asked[:, 0]
+    number = least + uniform * (1 - least)
+    last_open = place.where(is_asked & (over <= number[:, None]), -1).amax(1)
+    last_asked = place.where(is_asked, -1).amax(1)
+    return (place > last_open[:, None]) & (last_open < last_asked)[:, None]  # type: ignore[no-any-return]

@@ -153,6 +153,11 @@ def _first(flags: Tensor) -> Float[Tensor, "1 1"]:
     return torch.where(flags, _positions(length), float(length)).amin(-1, keepdim=True)
 
 
+def _last(flags: Tensor) -> Float[Tensor, "1 1"]:
+    """The last position that is flagged; -1 when none is."""
+    return torch.where(flags, _positions(flags.shape[-1]), -1.0).amax(-1, keepdim=True)
+
+
 def _best(
     logits: Float[Tensor, "1 l v"],
 ) -> tuple[Float[Tensor, "1 l"], Int[Tensor, "1 l"], Float[Tensor, "1 l"], Float[Tensor, "1 l"]]:
@@ -167,10 +172,12 @@ def _best(
 
 
 def _is_over(ahead: Float[Tensor, "1 l"], others: Float[Tensor, "1 l"], is_asked: Tensor, number: Tensor) -> Tensor:
-    """bool[1, l]: positions behind the first that the text ends before. ahead: of the end's logit, over the best."""
+    """bool[1, l]: positions behind the last that is not over. ahead: of the end's logit, over the best."""
     weight = torch.exp(ahead.clamp(max=HOTTEST))
     probability = weight / (weight + 1 + others)
-    return _positions(ahead.shape[-1]) >= _first(is_asked & (probability > number))
+    least = torch.where(is_asked, probability, 1.0).amin(-1, keepdim=True) * is_asked[:, :1].float()
+    last_open = _last(is_asked & (probability <= least + number * (1 - least)))
+    return (_positions(ahead.shape[-1]) > last_open) & (last_open < _last(is_asked))
 
 
 def _doubt(

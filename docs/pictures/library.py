@@ -4,7 +4,6 @@ A film and its moments, the terminal while a text is written and while a pipelin
 page that runs the model in the browser, all from one model. Two minutes on two cores.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from browser import Page, chromium
 from servers import free_port
 
+from ddlm.artifacts import ArtifactStore
 from ddlm.cli.recording import record_watch, recording
 from ddlm.diffusion import SamplingConfig
 from ddlm.experiment import load_experiment
@@ -38,9 +38,9 @@ def films(pipeline: DiffusionPipeline, out: Path) -> None:
 
 def terminal(pipeline: DiffusionPipeline, out: Path) -> None:
     record_watch(pipeline.stream(PROMPT, sampling=SamplingConfig(), seed=SEED), out / "watch.svg")
+    experiment = load_experiment(ROOT / "configs" / "tiny.toml", {"tracking.backend": "none"})
     with tempfile.TemporaryDirectory() as home, recording(out / "run.svg", "ddlm run configs/tiny.toml"):
-        os.environ["DDLM_HOME"] = home
-        run_plainly(Session(load_experiment(ROOT / "configs" / "tiny.toml", {"tracking.backend": "none"})))
+        run_plainly(Session(experiment, ArtifactStore(Path(home))))
 
 
 @contextmanager
@@ -53,9 +53,9 @@ def serving(*command: str) -> Iterator[None]:
         process.wait(30)
 
 
-def page_of_ui(model: Path, page: Page, out: Path) -> None:
+def page_of_ui(model: str, page: Page, out: Path) -> None:
     port = str(free_port())
-    with serving("-m", "ddlm", "ui", str(model), "--port", port):
+    with serving("-m", "ddlm", "ui", model, "--port", port):
         page.open_when_there(f"http://127.0.0.1:{port}", WIDE, HEIGHT)
         page.wait_for("Write")
         page.click("Write")
@@ -63,10 +63,10 @@ def page_of_ui(model: Path, page: Page, out: Path) -> None:
         page.picture(out / "page.png")
 
 
-def page_in_browser(model: Path, page: Page, out: Path) -> None:
+def page_in_browser(model: str, page: Page, out: Path) -> None:
     port = str(free_port())
     with tempfile.TemporaryDirectory() as folder:
-        export = ("export", str(model), "--web", "-o", f"{folder}/site")
+        export = ("export", model, "--web", "-o", f"{folder}/site")
         subprocess.run([sys.executable, "-m", "ddlm", *export], cwd=ROOT, check=True)
         with serving("-m", "http.server", port, "--directory", f"{folder}/site"):
             page.open_when_there(f"http://127.0.0.1:{port}", NARROW, HEIGHT)
@@ -77,7 +77,7 @@ def page_in_browser(model: Path, page: Page, out: Path) -> None:
 
 
 def main() -> None:
-    model, out = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    model, out = sys.argv[1], Path(sys.argv[2]).resolve()
     out.mkdir(parents=True, exist_ok=True)
     pipeline = DiffusionPipeline.from_pretrained(model, precision="float32")
     films(pipeline, out)
@@ -89,5 +89,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("wanted a model folder and a folder for the pictures: python docs/pictures/library.py MODEL OUT")
+        sys.exit("wanted a model and a folder for the pictures: python docs/pictures/library.py MODEL OUT")
     main()

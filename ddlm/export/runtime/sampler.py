@@ -142,12 +142,14 @@ def written(view: View, move: Move) -> Array:
 def ended(view: View) -> Array:
     """Which positions lie behind the drawn end of the text, in the window and after it.
 
-    What the model says of the end token at a position is the probability that the text is over by there, and one
-    uniform number picks the place. At temperature 0 it is the median.
+    Behind the last position that, with one uniform number, is not over; a text that begins here is not empty.
     """
-    over = np.zeros(view.ids.shape, dtype=np.float32)
-    over[view.is_masked] = probability_of(view.logits_at(view.is_masked), view.draw.end_id)
+    is_asked, place = view.is_masked, np.arange(len(view.ids))
+    over = probability_of(view.logits_at(is_asked), view.draw.end_id).astype(np.float64)
     _, high, low, _ = view.draw.row_words(view.step)
     uniform = draws.pair_to_unit(high, low) if view.draw.sampling.temperature else 0.5
-    behind: Array = np.maximum.accumulate(over).astype(np.float64) > uniform
+    least = over.min() if is_asked[0] else 0.0
+    is_open = over <= least + uniform * (1 - least)
+    last_open = place[is_asked][is_open].max(initial=-1)
+    behind: Array = (place > last_open) & (last_open < place[is_asked][-1])
     return behind

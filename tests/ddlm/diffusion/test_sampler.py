@@ -170,6 +170,27 @@ def test_certain_tails_fix_the_length_blindly_when_ends_are_free_and_never_when_
     assert abs(mean_length("last", 0.5) - mean) > 0.5
 
 
+def test_what_is_said_of_an_end_too_soon_is_taken_back_by_what_is_said_of_later_places(
+    draw_of: Callable[..., Draw],
+) -> None:
+    """At the first places the end is said to be likelier than later, where the text can't be less over."""
+    over = torch.tensor([0.30, 0.40, 0.10, 0.15, 0.55, 0.50])
+
+    def noisy(ids: Tensor) -> Tensor:
+        rows = torch.stack([over, 1 - over], dim=1).log()
+        return torch.where(ids[..., None] == MASK, rows, 0.0)
+
+    count = 4000
+    draw = draw_of(count, end_id=END, unmasking="random", num_sampling_steps=2, ends="drawn", temperature=1.0)
+    start = torch.full((count, len(over)), MASK)
+    ids, _ = sample(everywhere(noisy), start, MASK, draw)
+    lengths = (ids == END).logical_not().sum(1).bincount(minlength=7) / count
+    least, behind = 0.10, torch.tensor([0.10, 0.10, 0.10, 0.15, 0.50, 0.50, 1.0])
+    wanted = ((behind - least) / (1 - least)).diff(prepend=torch.zeros(1))
+    assert wanted[:3].sum() == 0
+    torch.testing.assert_close(lengths, wanted, atol=0.03, rtol=0)
+
+
 def test_at_temperature_0_the_length_is_the_median(draw_of: Callable[..., Draw]) -> None:
     draw = draw_of(3, end_id=END, unmasking="confidence", ends="drawn", temperature=0.0)
     ids, _ = sample(stories(torch.tensor([0.0, 0.3, 0.0, 0.4, 0.3])), torch.full((3, 4), 2), 2, draw)

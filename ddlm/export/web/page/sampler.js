@@ -126,14 +126,18 @@ async function written(view, { opened, remasked }) {
 
 /** Which positions lie behind the drawn end of the text, in the window and after it.
  *
- * What the model says of the end token at a position is the probability that the text is over by there, and one
- * uniform number picks the place. At temperature 0 it is the median.
+ * What the model says of the end token at a position is the probability that the text is over by there, at most: a text
+ * that is over stays over. One uniform number picks the place, behind the last position that is not over with it; at
+ * temperature 0 it is the median. A text that begins here is not empty.
  */
 async function ended(view) {
-  const { draw, step } = view;
-  const over = await view.table(view.isMasked, (logits) => tokens.probability(logits, draw.endId));
+  const { draw, step, isMasked } = view;
+  const over = await view.table(isMasked, (logits) => tokens.probability(logits, draw.endId));
   const [, high, low] = draw.words(step, draws.WHOLE_ROW);
   const uniform = draw.sampling.temperature ? draws.pairToUnit(high, low) : 0.5;
-  let highest = 0;
-  return over.map((value) => (highest = Math.max(highest, value)) > uniform);
+  const asked = indices(isMasked);
+  const least = isMasked[0] ? Math.min(...asked.map((at) => over[at])) : 0;
+  const number = least + uniform * (1 - least);
+  const lastOpen = asked.findLast((at) => over[at] <= number) ?? -1;
+  return isMasked.map((_, at) => at > lastOpen && lastOpen < asked.at(-1));
 }
