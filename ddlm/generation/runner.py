@@ -37,8 +37,9 @@ class Runner:
         """Where canvases are kept. An Apple GPU has no float64, which draws need: it runs the network alone."""
         return torch.device("cpu") if self.on_mps else self.network.embedding.weight.device
 
+    @torch.no_grad()
     def at(self, ids: Int[Tensor, "b l"], wanted: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
-        """The logits at the wanted positions."""
+        """The logits at the wanted positions. Without gradients whoever asks: with them attention rounds otherwise."""
         if self.on_mps:
             return self.network.at(ids.to("mps"), wanted.to("mps")).cpu()
         return (self._captured or self.network).at(ids, wanted)
