@@ -12,6 +12,7 @@ There is no authentication and no encryption: it listens on this machine alone u
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -262,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server.shutdown()
     server.server_close()
     print(f"serve.py: ended{'' if is_whole else ' in the middle of a text'}", file=sys.stderr, flush=True)
+    if not is_whole:
+        os._exit(0)  # the interpreter would fall over the thread that still writes
     return 0
 
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,17 @@ def wait_for(condition: Any, process: subprocess.Popen[Any], seconds: float = 12
 finished: list[int] = []
 
 
+@pytest.fixture
+def plain_signals() -> Iterator[None]:
+    """As a process of its own has them: whoever runs the tests may have taken them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def take_steps(signals: list[signal.Signals]) -> int:
     """A loop of five steps that signals reach before its first."""
     steps = 0
@@ -157,6 +168,7 @@ def take_steps(signals: list[signal.Signals]) -> int:
     return steps
 
 
+@pytest.mark.usefixtures("plain_signals")
 @pytest.mark.parametrize(("number", "effect"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_postponed_signal_takes_effect_on_the_way_out(number: signal.Signals, effect: type[BaseException]) -> None:
     finished.clear()
@@ -177,6 +189,7 @@ def test_a_signal_to_another_rank_ends_this_one_too(
     assert not list((tmp_path / "run" / "output").iterdir())
 
 
+@pytest.mark.usefixtures("plain_signals")
 def test_a_second_signal_takes_effect_at_once() -> None:
     finished.clear()
     with pytest.raises(KeyboardInterrupt):
@@ -192,6 +205,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("plain_signals")
 def test_a_handler_that_lets_a_signal_pass_does_not_make_half_a_run_a_whole_one() -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
