@@ -31,7 +31,7 @@ test: $(DEV_STAMP)
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not services and not chaos and not arm64"
 
 test-services: $(DEV_STAMP)
-	$(BIN)/pytest -q -m services
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m services
 
 # A tiny bundle under emulation, in a small Debian for arm64 that is made once below outputs/; needs no root.
 test-arm64: $(DEV_STAMP)

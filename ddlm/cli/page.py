@@ -12,6 +12,12 @@ from ddlm.config import UserError
 from ddlm.ui import Limits
 from ddlm.ui.port import address, bind
 
+SWITCHES = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "100",  # Gradio keeps statistics of events, which nobody looks at here
+}
+"""What Gradio reads when it is imported."""
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(ui)
@@ -49,11 +55,11 @@ def ui(
 
 def serve(sock: socket.socket, model: str, precision: str, limits: Limits, *, share: bool) -> None:
     """Load the model before the page, so that a wrong name is refused soon. Raises: UserError for one."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ |= SWITCHES
     from ddlm.ui.shelf import Shelf
 
     shelf = Shelf(model, precision)  # type: ignore[arg-type]
-    shelf.open(model)
+    shelf.open(shelf.first)
     from ddlm.ui import server
 
     app = server.application(shelf, limits)

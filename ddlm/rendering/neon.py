@@ -77,7 +77,7 @@ class Neon(Theme):
         box, moment = self.header, shot.moment
         light = Image.new("RGB", box.size)
         draw = ImageDraw.Draw(light)
-        self._bar(draw, moment.step / moment.num_sampling_steps)
+        self._bar(draw, moment.progress)
         pages = f"PAGE {shot.page + 1}/{shot.num_pages}  " if shot.num_pages > 1 else ""
         counter = f"{pages}STEP {moment.step:03d}/{moment.num_sampling_steps:03d}"
         font = face(MONO, max(8, self.px(16)))

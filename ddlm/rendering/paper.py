@@ -34,7 +34,7 @@ class Paper(Page):
 
     def paint_progress(self, image: Image.Image, shot: Shot) -> None:
         super().paint_progress(image, shot)
-        width = round(shot.moment.step / shot.moment.num_sampling_steps * self.line.size[0])
+        width = round(shot.moment.progress * self.line.size[0])
         if width:
             ImageDraw.Draw(image).rectangle(self.line._replace(right=self.line.left + width).inside, QUIET)
 

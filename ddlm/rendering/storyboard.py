@@ -38,6 +38,11 @@ class Moment:
     lasting: int
     share: float
 
+    @property
+    def progress(self) -> float:
+        """The share of the steps; a film of one frame has none."""
+        return self.step / max(1, self.num_sampling_steps)
+
 
 @dataclass
 class Cell:

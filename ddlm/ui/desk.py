@@ -66,10 +66,14 @@ class Desk:
         self.token = ""
         self._stop = threading.Event()
 
+    def start(self) -> None:
+        """New texts are wanted: whoever stopped the last ones did not mean these."""
+        self._stop = threading.Event()
+
     def write(self, loaded: Loaded, order: Order) -> Generator[float]:
         """Yields the tokens written a second, as often as it is worth a look. Raises: UserError before the first."""
         ways = [Way(loaded.pipeline, order, sampling) for sampling in order.ways]
-        self._stop = stop = threading.Event()  # whoever stopped the texts before did not mean these
+        stop = self._stop
         self.token = secrets.token_urlsafe(12)
         self.sheets = sheets_of(ways, self.token)
         started = told = time.monotonic()
@@ -82,13 +86,20 @@ class Desk:
         finally:
             if self._stop is stop:
                 self.sheets = sheets_of(ways, self.token)
-                self.stop()
+                self._finish()
 
     def stop(self) -> None:
         """Nothing is computed after the step that is being taken; what stands is kept."""
         self._stop.set()
+        self._finish()
+
+    def _finish(self) -> None:
         for sheet in self.sheets:
             sheet.history.is_finished = True
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stop.is_set()
 
     def film(self, number: int) -> bytes | None:
         """A text's denoising as a GIF; None when there is no such text, or not yet."""
@@ -158,4 +169,4 @@ def sheets_of(ways: Sequence[Way], token: str) -> list[Sheet]:
 
 def speed(sheets: Sequence[Sheet], seconds: float) -> float:
     """Tokens a second."""
-    return sum(sheet.history.written(-1) for sheet in sheets if len(sheet.history)) / max(seconds, 1e-9)
+    return sum(sheet.history.last.written for sheet in sheets if len(sheet.history)) / max(seconds, 1e-9)

@@ -1,22 +1,20 @@
 """Every state of one text, kept small: a page keeps those of many visitors."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ddlm.generation import Frame, Tile
 from ddlm.generation.frames import frame_of, with_number_of_steps
 from ddlm.tokenizer import Tokenizer
 
-STATES = ("prompt", "shown", "new", "masked", "end")
-SHOWN, NEW, MASKED, END = (STATES.index(state) for state in STATES[1:])
 FADING = 8
 """For so many steps a word looks new, as on the paper of our films."""
 SETTLED = FADING
 
 
 class Mark(NamedTuple):
-    """A token and how it looks. age: steps since it was placed, SETTLED when that no longer shows.
+    """A token as it is seen. state: as of a tile. age: steps since it was placed, SETTLED when that no longer shows.
     sure: how probable it was then."""
 
     token: int
@@ -26,71 +24,105 @@ class Mark(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """One state. sure: of each new token, in their order."""
+    """What a step changed: tokens, and how sure the model was of them, at places of a text that is now `size` long.
+
+    masked, written: how many tokens are masks, and how many the model has placed.
+    """
 
     step: int
+    size: int
+    places: "array[int]"
     tokens: "array[int]"
-    states: bytes
     sure: "array[float]"
+    masked: int
+    written: int
 
 
 class History:
-    """Grows while the text is written; five bytes a token and state."""
+    """Grows while the text is written. A token written once takes twelve bytes, however many steps there are."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.moments: list[Moment] = []
         self.num_sampling_steps = 0
         self.is_finished = False
+        self._given: frozenset[int] = frozenset()
+        self._now: list[int] = []
 
     def __len__(self) -> int:
         return len(self.moments)
 
     def add(self, frame: Frame) -> None:
         """Frames in which nothing happens any more are left out: other texts of the batch go on."""
-        tokens = array("i", [tile.token for tile in frame.tiles])
-        states = bytes(STATES.index(tile.state) for tile in frame.tiles)
-        if self.moments and NEW not in states and tokens == self.moments[-1].tokens:
+        if not self.moments:
+            self._given = frozenset(place for place, tile in enumerate(frame.tiles) if tile.state == "prompt")
+        known = [*self._now, *[None] * len(frame.tiles)]
+        changed = [place for place, tile in enumerate(frame.tiles) if tile.state == "new" or tile.token != known[place]]
+        if self.moments and not changed and len(frame.tiles) == len(self._now):
             return
-        sure = array("f", [tile.confidence for tile in frame.tiles if tile.state == "new"])
+        self._now = [tile.token for tile in frame.tiles]
+        states = [tile.state for tile in frame.tiles]
         self.num_sampling_steps = frame.num_sampling_steps
-        self.moments.append(Moment(frame.step, tokens, states, sure))
+        self.moments.append(
+            Moment(
+                frame.step, len(states), array("i", changed), array("i", [self._now[place] for place in changed]),
+                array("f", [frame.tiles[place].confidence for place in changed]),
+                states.count("masked"), states.count("new") + states.count("shown"),
+            )
+        )  # fmt: skip
+
+    @property
+    def last(self) -> Moment:
+        return self.moments[-1]
 
     def share(self, number: int) -> float:
         """How much of what is to be written stands, from 0 to 1."""
-        masked, written = self.moments[number].states.count(MASKED), self.written(number)
-        return written / max(1, masked + written)
-
-    def written(self, number: int) -> int:
-        """Tokens of text that the model has placed."""
-        states = self.moments[number].states
-        return states.count(NEW) + states.count(SHOWN)
+        moment = self.moments[number]
+        return moment.written / max(1, moment.masked + moment.written)
 
     def marks(self, number: int) -> list[Mark]:
         """The tokens of a state and how old they are; of a finished text's last state all have settled."""
-        moment = self.moments[number]
-        is_last = self.is_finished and number == len(self) - 1
-        placed = {} if is_last else dict(self._placed(number))
-        return [
-            Mark(token, STATES[state], *placed.get(place, (SETTLED, 1.0)))
-            for place, (token, state) in enumerate(zip(moment.tokens, moment.states, strict=True))
-        ]
+        is_over = self.is_finished and number == len(self) - 1
+        return self._marks(number, {} if is_over else dict(self._placed(number)))
+
+    def _marks(self, number: int, placed: Mapping[int, tuple[int, float]]) -> list[Mark]:
+        marks = [Mark(token, self._state(place, token)) for place, token in enumerate(self.tokens(number))]
+        for place, (age, sure) in placed.items():
+            if place < len(marks) and marks[place].state == "shown":
+                marks[place] = marks[place]._replace(age=age, sure=sure)
+        return marks
+
+    def tokens(self, number: int) -> Sequence[int]:
+        """The text of a state."""
+        if number == len(self) - 1:
+            return self._now
+        tokens: list[int] = []
+        for moment in self.moments[: number + 1]:
+            tokens[moment.size :] = [0] * (moment.size - len(tokens))
+            for place, token in zip(moment.places, moment.tokens, strict=True):
+                tokens[place] = token
+        return tokens
+
+    def _state(self, place: int, token: int) -> str:
+        if token == self.tokenizer.mask_id:
+            return "masked"
+        if token in self.tokenizer.stop_ids:
+            return "end"
+        return "prompt" if place in self._given else "shown"
 
     def _placed(self, number: int) -> Iterator[tuple[int, tuple[int, float]]]:
-        """Places of tokens that still look new, with age and sureness; the latest word on a place comes last."""
+        """Places that have changed lately, with age and sureness; the latest change of a place comes last."""
         for back in range(min(FADING - 1, number), -1, -1):
             moment = self.moments[number - back]
-            new = (place for place, state in enumerate(moment.states) if state == NEW)
-            yield from ((place, (back, sure)) for place, sure in zip(new, moment.sure, strict=True))
+            yield from ((place, (back, sure)) for place, sure in zip(moment.places, moment.sure, strict=True))
 
     def frames(self) -> list[Frame]:
         """What was added, for a film."""
-        return with_number_of_steps([self._frame(moment) for moment in self.moments])
+        return with_number_of_steps([self._frame(number) for number in range(len(self))])
 
-    def _frame(self, moment: Moment) -> Frame:
-        sure = iter(moment.sure)
+    def _frame(self, number: int) -> Frame:
         tiles = [
-            Tile(token, STATES[state], next(sure) if state == NEW else 0.0)
-            for token, state in zip(moment.tokens, moment.states, strict=True)
+            Tile(mark.token, "new", mark.sure) if mark.age == 0 else Tile(mark.token, mark.state)
+            for mark in self._marks(number, dict(self._placed(number)))
         ]
-        return frame_of(tiles, self.tokenizer, moment.step, self.num_sampling_steps)
+        return frame_of(tiles, self.tokenizer, self.moments[number].step, self.num_sampling_steps)

@@ -1,4 +1,4 @@
-// Copying a text, and the keys. Everything else the server does.
+// Copying a text, the keys, and what was typed when the page is loaded again. Everything else the server does.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest(".copy");
   if (!button) return;
@@ -27,3 +27,15 @@ document.addEventListener("keydown", (event) => {
   document.activeElement.blur(); // what is being typed is told to the page
   setTimeout(() => button.click(), 50);
 }, true);
+
+const KEPT = "ddlm text";
+const editor = () => document.querySelector("#text textarea");
+addEventListener("pagehide", () => sessionStorage.setItem(KEPT, editor()?.value ?? ""));
+const waiting = setInterval(() => {
+  const text = sessionStorage.getItem(KEPT);
+  if (text && !editor()) return;
+  clearInterval(waiting);
+  if (!text || editor().value) return;
+  editor().value = text;
+  editor().dispatchEvent(new Event("input", { bubbles: true }));
+}, 100);

@@ -1,36 +1,40 @@
 """The page as Gradio shows it: controls, what they start, and where the texts stand."""
 
+import asyncio
 import html
 import json
-import logging
 import secrets
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from anyio.to_thread import run_sync as to_thread
 
 from ddlm.config import UserError
+from ddlm.diffusion import SamplingConfig
 from ddlm.diffusion.unmasking import POLICIES
 from ddlm.ui import Limits
 from ddlm.ui.controls import FIRST, SLIDERS, Setting, order_help, settings
-from ddlm.ui.desk import Desks
-from ddlm.ui.order import read_order
+from ddlm.ui.desk import Desk, Desks
+from ddlm.ui.line import Line
+from ddlm.ui.order import Order, read_order
 from ddlm.ui.sheet import sheets_html
 from ddlm.ui.shelf import Shelf
 
-logger = logging.getLogger(__name__)
-
-FOLDER = Path(__file__).parent
 HEAD = """<header><p class="name">ddlm</p><h1>Written in no particular order</h1>
-<p class="lead">This model does not write from left to right. It begins with blanks and fills in the words that it is
-surest of, wherever they stand.</p></header>"""
+<p class="lead">This model need not write from left to right. It begins with blanks and fills them in, a few at a step,
+in the order that you choose.</p></header>"""
 GAPS = """<p>A gap is <code>___</code>, and <code>___[5]</code> is one of five tokens. Ctrl + Enter writes, Esc
 stops.</p>"""
 LENGTH = "Tokens to write after the beginning, exactly; empty: as the model likes."
-WAITING = '<p role="status">Waiting for a turn …</p>'
+SEEDS = 1_000_000
+WAIT_S = 0.5
+SPARE = 10
+"""Events besides writing that may run at once."""
+FAILED = '<p class="error" role="alert">Nothing was written; try again in a moment.</p>'
+STOPPED = '<p role="status">Stopped</p>'
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Example:
 
     title: str
     text: str
-    unmasking: str = "confidence"
+    unmasking: str = SamplingConfig().unmasking
     rival: str | None = None
 
 
@@ -56,7 +60,7 @@ class Page:
 
     def __init__(self, shelf: Shelf, desks: Desks, limits: Limits) -> None:
         self.shelf, self.desks, self.limits = shelf, desks, limits
-        self.settings = settings()
+        self.settings, self.line = settings(), Line(limits)
 
     def build(self) -> gr.Blocks:
         with gr.Blocks(title="ddlm", analytics_enabled=False, fill_width=True) as blocks:
@@ -67,8 +71,8 @@ class Page:
                 with gr.Column(scale=1, min_width=280, elem_id="settings"):
                     self._add_controls()
             self._connect(blocks)
-        blocks.queue(max_size=self.limits.waiting, default_concurrency_limit=self.limits.at_once, api_open=False)
-        return blocks
+        blocks.max_threads = self.line.most + SPARE  # Gradio runs no more events at once, those that wait included
+        return blocks.queue(default_concurrency_limit=None, api_open=False)
 
     def _add_editor(self) -> None:
         self.text = gr.Textbox(
@@ -91,12 +95,17 @@ class Page:
         names = self.shelf.names()
         self.model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
         self.facts = gr.HTML("", elem_id="facts")
-        self.samples = gr.Slider(1, self.limits.samples, 1, step=1, label="Texts", info="So many at once.", buttons=[])
+        self.samples = gr.Slider(
+            1, self.limits.samples, 1, step=1, label="Texts", info="So many at once, each from its own draws.",
+            visible=self.limits.samples > 1, buttons=[],
+        )  # fmt: skip
         self.controls = {each.name: self._control(each) for each in self.settings if each.name in FIRST}
         orders = [("none", ""), *((name.replace("_", " "), name) for name in POLICIES)]
         self.rival = gr.Dropdown(orders, value="", label="Compare with", info="A second order beside it, same seed.")
         self.length = number_field("Length", LENGTH, elem_id="length")
-        self.seed = gr.Number(0, precision=0, label="Seed", info="The same seed and settings write the same text.")
+        self.seed = gr.Number(
+            0, precision=0, label="Seed", info="The same seed and settings write the same text.", elem_id="seed"
+        )
         self.fresh = gr.Checkbox(True, label="A new seed for each text")
         with gr.Accordion("More", open=False, elem_id="more"):
             self.controls |= {each.name: self._control(each) for each in self.settings if each.name not in FIRST}
@@ -109,7 +118,8 @@ class Page:
             choices = [(name.replace("_", " "), name) for name in setting.choices]
             return gr.Dropdown(choices, value=setting.default, **shown)
         if setting.name == "num_sampling_steps":
-            return gr.Slider(1, self.limits.steps, setting.default, step=1, buttons=[], **shown)
+            steps = min(setting.default, self.limits.steps)
+            return gr.Slider(1, self.limits.steps, steps, step=1, buttons=[], **shown)
         if setting.name in SLIDERS:
             low, high, by = SLIDERS[setting.name]
             return gr.Slider(low, high, setting.default, step=by, buttons=[], **shown)
@@ -123,10 +133,11 @@ class Page:
         inputs = {self.model, self.text, self.samples, self.seed, self.length, self.rival, *self.controls.values()}
         blocks.load(self.welcome, None, [self.model, self.facts], **at_once)
         blocks.unload(self.leave)
-        begun = self.write.click(self.begin, [self.fresh, self.seed], [self.seed, *state[1:]], **at_once)
+        begun = self.write.click(self.begin, [self.fresh, self.seed], [self.seed, *state[2:]], **at_once)
         writing = begun.then(self.make, inputs, [self.sheets, self.status], **quiet)
-        writing.then(self.end, None, state[2:], **at_once)
-        self.stop.click(self.stopped, None, state, cancels=[writing], **at_once)
+        writing.success(self.end, None, state[2:], **at_once)
+        writing.failure(self.failed, None, state[1:], **at_once)
+        self.stop.click(self.halt, None, self.stop, **at_once)
         self.moment.input(self.show, self.moment, self.sheets, trigger_mode="always_last", **at_once)
         self.model.input(self.describe, self.model, self.facts, **at_once)
         unmasking = self.controls["unmasking"]
@@ -154,23 +165,47 @@ class Page:
         changes = {name: gr.update(visible=suiting[name]) for name in self.controls}
         return list((changes | {"unmasking": gr.update(info=order_help(unmasking))}).values())
 
-    def begin(self, fresh: bool, seed: float) -> tuple[Any, ...]:
-        chosen = secrets.randbelow(1_000_000) if fresh else seed
-        return chosen, WAITING, gr.update(visible=False), gr.update(interactive=False), gr.update(interactive=True)
+    def begin(self, fresh: bool, seed: object, request: gr.Request) -> tuple[Any, ...]:
+        self.desks.of(request.session_hash).start()
+        chosen = secrets.randbelow(SEEDS) if fresh else seed
+        return chosen, gr.update(visible=False), gr.update(interactive=False), gr.update(interactive=True)
 
-    def make(self, values: dict[Any, Any], request: gr.Request) -> Iterator[tuple[str, str]]:
-        """Write what is asked for and show every step of it."""
+    async def make(self, values: dict[Any, Any], request: gr.Request) -> AsyncGenerator[tuple[Any, str]]:
+        """Wait for a turn, write what is asked for, and show every step of it."""
         desk = self.desks.of(request.session_hash)
         try:
-            yield gr.skip(), '<p role="status">Writing …</p>'
             order = read_order(self._values(values), self.limits)
-            rate = 0.0
-            with closing(desk.write(self.shelf.open(values[self.model]), order)) as rates:
-                for rate in rates:
-                    yield sheets_html(desk.sheets), f"<p>{rate:,.0f} tokens a second</p>"
-            yield sheets_html(desk.sheets), f'<p role="status">Finished, {rate:,.0f} tokens a second</p>'
+            ticket = self.line.join()
         except UserError as error:
             yield gr.skip(), told(error)
+            return
+        try:
+            while (before := self.line.before(ticket)) and not desk.is_stopped:
+                yield gr.skip(), f"<p>Waiting, {before} before you</p>"
+                await asyncio.sleep(WAIT_S)
+            async with aclosing(self._written(desk, values[self.model], order)) as changes:
+                async for shown in changes:
+                    yield shown
+        finally:
+            self.line.leave(ticket)
+
+    async def _written(self, desk: Desk, model: str, order: Order) -> AsyncGenerator[tuple[Any, str]]:
+        """The sheets and the status, as often as they change. Steps are taken in threads."""
+        if desk.is_stopped:
+            yield gr.skip(), STOPPED
+            return
+        yield gr.skip(), "<p>Writing …</p>"
+        try:
+            loaded, rate = await to_thread(self.shelf.open, model), 0.0
+            with closing(desk.write(loaded, order)) as rates:
+                while (now := await to_thread(advanced, desk, rates)) is not None:
+                    shown, rate = now
+                    yield shown, f"<p>{speed(rate)}</p>"
+        except UserError as error:
+            yield gr.skip(), told(error)
+            return
+        finished = f'<p role="status">Finished, {speed(rate)}</p>'
+        yield sheets_html(desk.sheets), STOPPED if desk.is_stopped else finished
 
     def _values(self, values: dict[Any, Any]) -> dict[str, Any]:
         """By name; an order that is compared with nothing has no rival."""
@@ -183,10 +218,14 @@ class Page:
         moment = gr.update(visible=last > 0, maximum=max(last, 1), value=last)
         return moment, gr.update(interactive=True), gr.update(interactive=False)
 
-    def stopped(self, request: gr.Request) -> tuple[Any, ...]:
-        desk = self.desks.of(request.session_hash)
-        desk.stop()
-        return sheets_html(desk.sheets), '<p role="status">Stopped</p>', *self.end(request)
+    def failed(self, request: gr.Request) -> tuple[Any, ...]:
+        """Gradio says why."""
+        return FAILED, *self.end(request)
+
+    def halt(self, request: gr.Request) -> Any:
+        """What is being written ends by itself and says so."""
+        self.desks.of(request.session_hash).stop()
+        return gr.update(interactive=False)
 
     def show(self, number: float, request: gr.Request) -> Any:
         """A state of the history, unless it is gone."""
@@ -201,6 +240,16 @@ def number_field(label: str, info: str, **more: Any) -> Any:
     """A number or nothing. Gradio's own takes nothing for 0."""
     typed = gr.InputHTMLAttributes(autocomplete="off")
     return gr.Textbox(label=label, info=info, max_lines=1, max_length=20, html_attributes=typed, **more)
+
+
+def advanced(desk: Desk, rates: Iterator[float]) -> tuple[str, float] | None:
+    """What to show next, with the tokens a second; None at the end."""
+    rate = next(rates, None)
+    return None if rate is None else (sheets_html(desk.sheets), rate)
+
+
+def speed(rate: float) -> str:
+    return f"{rate:,.{0 if rate >= 10 else 1}f} tokens a second"
 
 
 def told(error: UserError) -> str:

@@ -4,6 +4,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -30,7 +31,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 ROUTES = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/typeface.otf"}
 FOLDERS_OF_ROUTES = (
     "/film/", "/assets/", "/static/", "/svelte/", "/gradio_api/queue/", "/gradio_api/run/", "/gradio_api/heartbeat/",
-    "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/info", "/gradio_api/startup-events",
+    "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/app_id",
 )  # fmt: skip
 """What the page asks for. Gradio serves more, among it uploads and files by their paths."""
 LARGEST_BODY = 256 * 1024
@@ -104,7 +105,8 @@ def length_of(scope: Message) -> int:
 def serve(sock: socket.socket, app: App) -> None:
     """Until Ctrl-C."""
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LEAVING_S)
-    uvicorn.Server(config).run(sockets=[sock])
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
+        uvicorn.Server(config).run(sockets=[sock])
 
 
 def share(sock: socket.socket) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from ddlm.ui.history import END, MASKED, SETTLED, History, Mark
+from ddlm.ui.history import SETTLED, History, Mark
 
 SHADES = 5
 """Colours from unsure to sure."""
@@ -15,7 +15,7 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 WORD = re.compile(r"\S+")
 PILL = "pill"
 """The look of a mask whose word nobody knows yet."""
-EMPTY = "The text appears here. It begins with blanks, and words come in the order in which the model is sure of them."
+EMPTY = "The text appears here. It begins with blanks, and the words come a few at a step."
 TOOLS = (
     '<span class="tools"><button type="button" class="copy">Copy</button>'
     '<a class="film" href="{film}" download title="The denoising as a film">GIF</a></span>'
@@ -47,7 +47,7 @@ def _sheet(sheet: Sheet, number: int | None) -> str:
     last = len(history) - 1
     at = last if number is None else min(max(number, 0), last)
     share = history.share(at)
-    steps = history.moments[last].step if history.is_finished else history.num_sampling_steps
+    steps = history.last.step if history.is_finished else history.num_sampling_steps
     counts = f"step {history.moments[at].step} of {steps} · {int(100 * share)} % unmasked"
     title = f"<h3>{html.escape(sheet.title)}</h3>" if sheet.title else ""
     tools = TOOLS.format(film=html.escape(sheet.film)) if sheet.has_film else ""
@@ -87,15 +87,14 @@ def runs(history: History, number: int) -> Iterator[tuple[str, str]]:
 
 def seen(history: History, number: int) -> Iterator[Mark]:
     """The marks of a state, those behind the end of the text left out; masks are hidden words where these are known."""
-    last = history.moments[-1] if history.is_finished else None
+    ends = history.marks(len(history) - 1) if history.is_finished else None
     for place, mark in enumerate(history.marks(number)):
-        if mark.state == "end":
-            continue
-        if mark.state != "masked" or last is None:
-            yield mark
-        elif place < len(last.tokens) and last.states[place] != END:
-            known = last.states[place] != MASKED
-            yield Mark(last.tokens[place], "hidden") if known else mark
+        if mark.state != "masked" or ends is None:
+            if mark.state != "end":
+                yield mark
+        elif place < len(ends) and ends[place].state != "end":
+            known = ends[place].state != "masked"
+            yield Mark(ends[place].token, "hidden") if known else mark
 
 
 def look_of(mark: Mark) -> str:

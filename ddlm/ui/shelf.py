@@ -11,7 +11,7 @@ from typing import Literal
 
 from ddlm.config import UserError, home
 from ddlm.experiment import registered
-from ddlm.generation import DiffusionPipeline
+from ddlm.generation import DiffusionPipeline, find_folder
 from ddlm.tracking.backends import Unavailable
 from ddlm.tracking.mlflow_runs import MlflowRuns
 from ddlm.tracking.registry import Registry
@@ -32,7 +32,6 @@ class Loaded:
     """A model that several visitors share. turn: held for a step, since what the network returns may be overwritten by
     its next run."""
 
-    name: str
     pipeline: DiffusionPipeline
     turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -50,13 +49,19 @@ class Shelf:
     """The model that the page was started with, the experiments' last ones, and the registry's.
 
     first: as the command line takes it: a folder, an experiment, a hub id, `model@alias` or `model/number`.
+    Raises: UserError when it means nothing.
     """
 
     def __init__(self, first: str, precision: Precision = "auto") -> None:
         self.first, self.precision = first, precision
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._given: Path | None = None
+        if Path(first).is_dir() or not (own_folder(first).is_dir() or registered.NAME.fullmatch(first)):
+            self._given = find_folder(first).resolve()
+            self.first = first if not Path(first).is_dir() else label_of(self._given)
+        self._loaded: OrderedDict[Path, Loaded] = OrderedDict()
         self._lock = threading.Lock()
         self._registered: list[str] = []
+        self._fetched: dict[str, tuple[float, Path]] = {}
         self._asked_at = -FRESH_S
 
     def names(self) -> list[str]:
@@ -65,24 +70,33 @@ class Shelf:
         return list(dict.fromkeys([self.first, *found, *self._registered]))
 
     def open(self, name: str) -> Loaded:
-        """Raises: UserError for a name that is not on the list, and for a model that is damaged."""
+        """The model as it is now: an experiment may have run again, an alias may have moved.
+
+        Raises: UserError for a name that is not on the list, and for a model that is damaged.
+        """
         with self._lock:
-            if name not in self._loaded:
-                if name not in self.names():
-                    raise UserError(f"model {name[:80]!r}: not on the list; choose one that is")
-                folder = self._folder(name)
-                self._loaded[name] = Loaded(name, DiffusionPipeline.from_pretrained(folder, "auto", self.precision))
-            self._loaded.move_to_end(name)
+            if name not in self.names():
+                raise UserError(f"model {name[:80]!r}: not on the list; choose one that is")
+            folder = self._folder(name)
+            if folder not in self._loaded:
+                self._loaded[folder] = Loaded(DiffusionPipeline.from_pretrained(folder, "auto", self.precision))
+            self._loaded.move_to_end(folder)
             while len(self._loaded) > LOADED:
                 self._loaded.popitem(last=False)
-            return self._loaded[name]
+            return self._loaded[folder]
 
-    def _folder(self, name: str) -> str | Path:
-        own = home() / name / "model"
-        if name != self.first and own.is_dir():
-            return own
-        found = registered.find(name)
-        return registered.fetch(found.registry, found.version) if found else name
+    def _folder(self, name: str) -> Path:
+        if self._given and name == self.first:
+            return self._given
+        if own_folder(name).is_dir():
+            return own_folder(name).resolve()
+        at, folder = self._fetched.get(name, (-FRESH_S, Path()))
+        if time.monotonic() - at >= FRESH_S:
+            found = registered.find(name)
+            assert found, name
+            folder = registered.fetch(found.registry, found.version)
+            self._fetched[name] = (time.monotonic(), folder)
+        return folder
 
     def ask_registry(self) -> None:
         """Ask in the background, if there is a registry and it was not asked lately: a page waits for no server."""
@@ -97,6 +111,16 @@ class Shelf:
             self._registered = registered_names()
         except (Unavailable, UserError) as error:
             logger.warning("no registered models on the page: %s", error)
+
+
+def own_folder(name: str) -> Path:
+    """Of an experiment's model."""
+    return home() / name / "model"
+
+
+def label_of(folder: Path) -> str:
+    """What visitors read: where it lies on this machine is not for them."""
+    return folder.parent.name if folder.name == "model" else folder.name
 
 
 def has_registry() -> bool:

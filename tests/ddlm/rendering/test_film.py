@@ -299,3 +299,8 @@ def test_the_moments_of_a_sheet_are_spread_from_the_first_picture_to_the_last(th
 def test_any_character_is_drawn(theme, frames_of, text):
     film = film_of(frames_of(text), theme)
     assert differs(film[8], without_text(film, 8))
+
+
+def test_a_film_whose_only_frame_is_the_start_can_be_shown(theme):
+    film = film_of([Frame(0, 0, (Span("A fox", "prompt"),))], theme)
+    assert film.theme.paint(film.shots[0], film.font_size).size == (480, 320)

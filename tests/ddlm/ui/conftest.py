@@ -17,7 +17,7 @@ Ask = Callable[..., Order]
 
 @pytest.fixture(scope="session")
 def loaded(tiny_model: Path) -> Loaded:
-    return Loaded("tiny", DiffusionPipeline.from_pretrained(tiny_model, precision="float32"))
+    return Loaded(DiffusionPipeline.from_pretrained(tiny_model, precision="float32"))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def home_of_two(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def server(home_of_two: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = ("--port", "0", "--max-samples", "2", "--at-once", "2", "--waiting", "3")
-    with serving(home_of_two, tmp_path_factory.mktemp("server"), *options) as server:
+    limits = ("--max-length", "8000", "--max-samples", "2", "--at-once", "2", "--waiting", "3")
+    with serving(home_of_two, tmp_path_factory.mktemp("server"), "--port", "0", *limits) as server:
         yield server
         assert not server.strangers()

@@ -48,20 +48,20 @@ def test_a_text_of_given_length_slides_over_more_than_the_canvas(loaded, ask):
     made = loaded.pipeline.generate(order.text, sampling=order.ways[0], length=90)
     desk = written(loaded, order)
     assert texts(desk) == [made.samples[0].text]
-    assert desk.sheets[0].history.written(-1) == 90
+    assert desk.sheets[0].history.last.written == 90
 
 
 def test_two_orders_write_side_by_side_with_one_seed(loaded, ask):
-    desk = written(loaded, ask("One day", rival="random", seed=3))
-    alone = [written(loaded, ask("One day", unmasking=name, seed=3)) for name in ("confidence", "random")]
+    desk = written(loaded, ask("One day", unmasking="margin", rival="random", seed=3))
+    alone = [written(loaded, ask("One day", unmasking=name, seed=3)) for name in ("margin", "random")]
     assert texts(desk) == [text for each in alone for text in texts(each)]
-    assert [sheet.title for sheet in desk.sheets] == ["confidence", "random"]
+    assert [sheet.title for sheet in desk.sheets] == ["margin", "random"]
 
 
 def test_of_several_texts_each_says_which_it_is(loaded, ask):
     assert [sheet.title for sheet in written(loaded, ask(samples=2)).sheets] == ["text 1", "text 2"]
-    titles = [sheet.title for sheet in written(loaded, ask(samples=2, rival="random")).sheets]
-    assert titles == ["confidence · text 1", "confidence · text 2", "random · text 1", "random · text 2"]
+    titles = [sheet.title for sheet in written(loaded, ask(samples=2, unmasking="margin", rival="random")).sheets]
+    assert titles == ["margin · text 1", "margin · text 2", "random · text 1", "random · text 2"]
 
 
 def test_every_step_is_in_the_history(loaded, ask):
@@ -101,6 +101,8 @@ def test_a_visitor_who_leaves_costs_nothing_more(loaded, ask, calls, monkeypatch
 def test_whoever_stopped_the_last_text_did_not_mean_the_next(loaded, ask):
     desk = written(loaded, ask("One day"))
     desk.stop()
+    assert desk.is_stopped
+    desk.start()
     for _ in desk.write(loaded, ask("Two days")):
         pass
     assert desk.sheets[0].history.share(-1) == 1

@@ -3,6 +3,7 @@
 import io
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM.is_file(), reason="no /usr/bin/chromium"),
 ]
 WAIT_MS = 60_000
-LONG = {"length": 1000, "steps": 500}
+LONG = {"length": 8000, "steps": 500}
 """A text that takes long enough to be looked at and stopped."""
 
 
@@ -96,14 +97,15 @@ def step(page):
 
 
 def made(loaded, text, **options):
+    """What the pipeline writes; a browser takes a carriage return for a line's end."""
     sampling = SamplingConfig(num_sampling_steps=8)
-    return loaded.pipeline.generate(text, sampling=sampling, **options).samples[0].text
+    return loaded.pipeline.generate(text, sampling=sampling, **options).samples[0].text.replace("\r", "\n")
 
 
 def test_a_text_is_written_and_is_the_pipelines_own(visit, loaded):
     page = visit()
     assert write(page, "One day") == made(loaded, "One day")
-    assert re.fullmatch(r"Finished, [\d,]+ tokens a second", status(page))
+    assert re.fullmatch(r"Finished, [\d,.]+ tokens a second", status(page))
     assert page.locator(".counts").inner_text() == "step 8 of 8 · 100 % unmasked"
 
 
@@ -113,8 +115,8 @@ def test_it_is_seen_being_written(visit):
     page.locator(".new.age-0").first.wait_for()
     first = step(page)
     page.wait_for_function(f"parseInt(document.querySelector('.counts').textContent.split(' ')[1]) > {first + 20}")
-    assert page.locator(".story i").count() > 5
-    assert re.fullmatch(r"[\d,]+ tokens a second", status(page))
+    assert page.locator(".story i").count()
+    assert re.fullmatch(r"[\d,.]+ tokens a second", status(page))
     page.locator("#stop").click()
     ready(page)
 
@@ -135,11 +137,22 @@ def test_stop_stops_the_computation_and_keeps_what_stands(visit, server):
     assert write(page, "Two days").startswith("Two days")
 
 
+def test_nothing_is_computed_for_a_visitor_who_left(visit, server):
+    page = visit()
+    begin(page, "One day", **LONG)
+    page.locator(".new").first.wait_for()
+    page.context.close()
+    time.sleep(1)
+    before = server.cpu_s()
+    time.sleep(1.5)
+    assert server.cpu_s() - before < 0.4
+
+
 def test_escape_stops_and_control_enter_writes(visit):
     page = visit()
     page.locator("#text textarea").fill("One day")
     page.get_by_label("number input for Steps").fill("500")
-    page.locator("#length input").fill("1000")
+    page.locator("#length input").fill("8000")
     page.locator("#text textarea").press("Control+Enter")
     page.locator("#stop:enabled").wait_for()
     page.locator(".new").first.wait_for()
@@ -166,12 +179,12 @@ def test_the_examples_work(visit):
         page.locator("#write:disabled").wait_for()
         ready(page)
         assert status(page).startswith("Finished"), name
-    assert page.locator(".sheet h3").all_inner_texts() == ["confidence", "left to right"]
+    assert page.locator(".sheet h3").all_inner_texts() == [SamplingConfig().unmasking, "left to right"]
 
 
 def test_two_orders_stand_side_by_side(visit):
     page = visit()
-    choose(page, "Compare with", "random")
+    choose(page, "Compare with", "margin")
     write(page, "One day")
     left, right = (page.locator(".sheet").nth(number).bounding_box() for number in (0, 1))
     assert left["y"] == right["y"]
@@ -259,7 +272,7 @@ def test_a_text_of_5000_characters(visit, loaded):
 @pytest.mark.parametrize(
     "text",
     [
-        "<script>alert('heard')</script> said", "<img src=x onerror=alert(1)>", "<b>bold</b> & &lt;i&gt; ${7*7} {{7*7}}",
+        "<script>alert('heard')</script> said", "<img src=x onerror=alert(1)>", "<b>bold</b> & &lt;i&gt; {{7*7}}",
         "</div></article><h1>big</h1>",
     ],
 )  # fmt: skip
@@ -277,32 +290,36 @@ def test_another_model_is_chosen(visit):
     assert write(page, "One day").startswith("One day")
 
 
-def test_when_too_many_wait_the_next_is_told(visit, server):
-    pages = [visit() for _ in range(6)]
-    for page in pages[:5]:  # two are written for, three wait
+def test_visitors_wait_in_line_and_too_many_are_told(visit):
+    *pages, last = [visit() for _ in range(6)]
+    for page in pages:  # two are written for, three wait
         begin(page, "One day", **LONG)
-    pages[5].locator("#text textarea").fill("One day")
-    pages[5].locator("#write").click()
-    pages[5].get_by_text("Queue is full", exact=False).first.wait_for()
-    ready(pages[5])
-    for page in pages[:5]:
+    for page, before in zip(pages[2:], (1, 2, 3), strict=True):
+        page.get_by_text(f"Waiting, {before} before you").wait_for()
+    begin(last, "One day")
+    ready(last)
+    assert status(last) == "too many visitors: 3 wait already; try again in a moment"
+    pages[3].locator("#stop").click()
+    ready(pages[3])
+    pages[4].get_by_text("Waiting, 2 before you").wait_for()
+    for page in (pages[0], pages[1], pages[2], pages[4]):
         page.locator("#stop").click()
         ready(page)
-        assert status(page) == "Stopped"
+    assert [status(page) for page in pages] == ["Stopped"] * 5
 
 
 def test_the_server_is_killed_and_comes_back(visit, home_of_two, tmp_path):
-    with serving(home_of_two, tmp_path, "--port", "0") as server:
+    with serving(home_of_two, tmp_path, "--port", "0", "--max-length", "8000") as server:
         port = server.address.rpartition(":")[2]
         page = visit(server.address)
         begin(page, "One day", **LONG)
         page.locator(".new").first.wait_for()
         server.end(signal.SIGKILL)
-    page.get_by_text("Connection", exact=False).first.wait_for()
+    page.get_by_text("Connection to the server was lost").wait_for()
     with serving(home_of_two, tmp_path, "--port", port):
-        page.locator("#write:enabled").or_(page.locator("#stop:enabled")).first.wait_for()
-        page.reload()
+        ready(page)  # it loads itself again
         page.locator("#facts p").wait_for()
+        page.wait_for_function("document.querySelector('#text textarea').value == 'One day'")
         assert write(page, "Two days").startswith("Two days")
 
 
@@ -310,7 +327,7 @@ def test_the_server_is_killed_and_comes_back(visit, home_of_two, tmp_path):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_the_window_in_both_colour_schemes(visit, scheme, width):
     page = visit(color_scheme=scheme, viewport={"width": width, "height": 900})
-    choose(page, "Compare with", "random")
+    choose(page, "Compare with", "margin")
     write(page, "One day " + "x" * 60)
     page.get_by_text("More", exact=True).click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width

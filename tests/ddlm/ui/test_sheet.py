@@ -43,6 +43,18 @@ def test_markup_is_shown_and_not_obeyed(written):
         assert set(re.findall(r"<(/?\w+)", story)) <= {"span", "/span", "i", "/i"}
 
 
+@pytest.mark.parametrize("state", ["prompt", "shown", "new", "masked"])
+def test_markup_that_a_model_writes_is_shown_too(loaded, state):
+    tokens, mask = loaded.pipeline.tokenizer.encode("<b>&"), loaded.pipeline.tokenizer.mask_id
+    first = [(mask if state == "masked" else token, state, 0.5) for token in tokens]
+    history = history_of(loaded.pipeline, first, [(token, "new", 0.5) for token in tokens])
+    history.is_finished = True
+    for number in range(len(history)):
+        story = story_html(history, number)
+        assert "&lt;b&gt;&amp;" in story
+        assert "<b>" not in story
+
+
 def test_a_title_and_an_address_are_escaped_too(written):
     html = sheets_html([Sheet(written, '<img src=x onerror="1">', 'film/"><script>')])
     assert "<img" not in html

@@ -37,8 +37,25 @@ def published(tiny_model, migrated):
 
 
 def test_the_list_is_the_first_model_and_every_experiment_that_has_one(experiments, tiny_model):
-    assert Shelf(str(tiny_model)).names() == [str(tiny_model), "fox", "owl"]
+    assert Shelf(str(tiny_model)).names() == [tiny_model.name, "fox", "owl"]
     assert Shelf("owl").names() == ["owl", "fox"]
+
+
+def test_where_a_folder_lies_on_this_machine_is_nobodys_business(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "hen" / "model")
+    shelf = Shelf(str(tmp_path / "hen" / "model"), "float32")
+    assert shelf.names() == ["hen"]
+    assert shelf.open("hen").pipeline.seq_len == 64
+    assert Shelf(str(tmp_path / "hen" / "model" / "..") + "/model").names() == ["hen"]
+
+
+def test_an_experiment_that_ran_again_is_the_new_one(experiments, tiny_model, tmp_path):
+    shelf = Shelf("owl", "float32")
+    before = shelf.open("owl")
+    (home() / "owl").rename(tmp_path / "old")
+    shutil.copytree(tiny_model, tmp_path / "new" / "model")
+    (home() / "owl").symlink_to(tmp_path / "new")
+    assert shelf.open("owl") is not before
 
 
 def test_a_model_is_loaded_once_and_shared(experiments):
@@ -95,17 +112,22 @@ def test_registered_models_are_offered_and_open_by_version_and_alias(published):
     assert shelf.open("ddlm-hare@champion").pipeline.seq_len == shelf.open("ddlm-hare/1").pipeline.seq_len == 64
 
 
-def test_without_a_registry_none_is_made():
+def test_without_a_registry_none_is_made(experiments):
     shelf = Shelf("owl")
     shelf.ask_registry()
     assert not has_registry()
     assert not (home() / "mlflow.db").exists()
 
 
-def test_a_registry_that_is_down_is_a_line_in_the_log(monkeypatch, caplog):
+def test_a_registry_that_is_down_is_a_line_in_the_log(experiments, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     shelf = Shelf("owl")
     with caplog.at_level(logging.WARNING, logger="ddlm"):
         shelf._ask()
     assert "no registered models on the page: MLflow at http://127.0.0.1:9" in caplog.text
-    assert shelf.names() == ["owl"]
+    assert shelf.names() == ["owl", "fox"]
+
+
+def test_a_model_that_is_nowhere_is_refused_at_once():
+    with pytest.raises(UserError, match="model hen: no such folder or experiment"):
+        Shelf("hen")
