@@ -233,7 +233,8 @@ def test_a_schedule_says_when_it_runs_next_and_why_it_never_will(worker: None, s
     (schedule,) = retrain["schedules"]
 
     def change(path: str, **values: Any) -> None:
-        httpx.patch(f"{page}{path}", json=values).raise_for_status()
+        """A server whose database is locked for a moment asks to be asked again."""
+        wait_until(lambda: httpx.patch(f"{page}{path}", json=values).status_code != 503, ROOT / "prefect.yaml")
 
     wait_until(lambda: schedules()[0] == 0, ROOT / "prefect.yaml")  # the worker has said that it is there
     assert re.fullmatch(r"retrain, 0 3 \* \* 0: next Sun \d{4}-\d\d-\d\d 03:00 UTC\n", schedules()[1])

@@ -94,7 +94,7 @@ def test_a_bundle_is_put_there_writes_and_is_not_sent_again(new_box, bundle, pyt
     (mine / "a secret of mine").write_text("stays here")
     said = box.ok("deploy-bundle", "--bundle", str(mine), "--python", python)
     key = json.loads((bundle / "manifest.json").read_text())["checksum"][:16]
-    assert f"bundle {key} is in ~/ddlm/bundle and writes (float32, confidence)" in said
+    assert f"bundle {key} is in ~/ddlm/bundle and writes (float32, random)" in said
     there = box.home / "ddlm" / "bundle"
     assert there.resolve().name == key
     found = {path.name for path in there.iterdir()} - {"__pycache__"}
