@@ -345,6 +345,7 @@ def test_a_shared_store_is_tidied_where_that_is_asked_for_with_a_limit(
 ) -> None:
     for key in ("first", "second", "third"):
         machine("a").build("corpus", key, write_two)
+        time.sleep(1.1)  # the store's clock counts seconds
     remote = Remote(url)
     for step in ("step-1", "step-2"):
         remote.write(f".scratch/train-dead/{step}/{MANIFEST}", b"{}")

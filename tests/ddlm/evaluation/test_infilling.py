@@ -18,7 +18,7 @@ from ddlm.generation import DiffusionPipeline
 from ddlm.model.folder import ModelFolder
 from ddlm.model.transformer import Denoiser
 
-SAMPLING = SamplingConfig(num_sampling_steps=4, temperature=1.0, top_p=1.0)
+SAMPLING = SamplingConfig(unmasking="confidence", num_sampling_steps=4, temperature=1.0, top_p=1.0)
 STORIES = [
     "One sentence only.",
     "The dog ran. He saw a cat. They were sad.",

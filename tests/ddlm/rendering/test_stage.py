@@ -42,5 +42,6 @@ def test_a_models_frames_know_their_tokens_one_by_one(tiny_model):
         shown = "".join(span.text for span in frame.spans if span.state != "masked")
         assert all(0 < tile.confidence <= 1 for tile in frame.tiles if tile.state == "new")
     tokens = [tile.token for tile in frames[-1].tiles if tile.state != "end"]
-    assert pipeline.tokenizer.decode(tokens) == shown
+    said = pipeline.tokenizer.decode(tokens)  # broken characters break differently where tokens are joined
+    assert said.replace("\ufffd", "") == shown.replace("\ufffd", "")
     assert sum(tile.state == "new" for frame in frames for tile in frame.tiles) >= len(tokens) - 9

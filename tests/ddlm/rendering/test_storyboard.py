@@ -59,7 +59,7 @@ def test_the_place_of_an_end_token_is_masked_and_then_empty():
 
 def test_a_word_grows_older_by_one_each_step():
     moments = storyboard(film([("██", "masked")], [("a", "new"), ("█", "masked")], [("a", "shown"), ("b", "new")]))
-    assert [moment.marks[0] for moment in moments] == [Mark("masked"), Mark("shown", 0), Mark("shown", 1)]
+    assert [moment.marks[0] for moment in moments] == [Mark("masked"), Mark("shown", 0, 1.0), Mark("shown", 1, 1.0)]
 
 
 def test_a_word_keeps_the_confidence_with_which_it_was_written():
@@ -129,5 +129,5 @@ def test_frames_that_do_more_than_open_masks_stand_each_for_itself(second):
         union(frames)
     moments = storyboard(frames)
     assert [moment.text for moment in moments] == ["".join(span.text for span in frame.spans) for frame in frames]
-    assert moments[-1].marks[-1] == Mark("shown", 0)
+    assert moments[-1].marks[-1] == Mark("shown", 0, 1.0)
     assert moments[-1].marks[0].age > 100
