@@ -27,7 +27,7 @@ from ddlm.evaluation.judge import Judge
 from ddlm.evaluation.subject import rows_from_texts
 from ddlm.evaluation.sweep import Sweep
 from ddlm.evaluation.text import distinct, unigram_entropy_nats
-from ddlm.export.quality import denoiser_of
+from ddlm.export.quality import Network, denoiser_of
 from ddlm.export.runtime.integrity import read_manifest
 from ddlm.export.runtime.options import InputError
 from ddlm.export.runtime.unmasking import POLICIES
@@ -187,17 +187,14 @@ def bounds_of(
     }  # fmt: skip
 
 
-def logits_of(path: Path, threads: int | None) -> Any:
+def logits_of(path: Path, threads: int | None) -> Network:
     """The network inside a graph of either kind."""
     import onnx
-    import onnxruntime
 
-    model = onnx.load(path)
-    inner = onnx.utils.Extractor(model).extract_model(["ids"], ["logits"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    session = onnxruntime.InferenceSession(inner.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda ids: session.run(["logits"], {"ids": ids[None]})[0][0]
+    from ddlm.export.variants import network_of  # late: needs the extra
+
+    inner = onnx.utils.Extractor(onnx.load(path)).extract_model(["ids"], ["logits"])
+    return network_of(inner.SerializeToString(), threads)
 
 
 # Where

@@ -75,11 +75,14 @@ def _objection(name: str, figures: Mapping[str, Any], most: float) -> str:
     return ""
 
 
-def network_of(path: Path) -> Network:
-    """A logits graph on the processor. Its threads sleep between runs: spinning, they would keep torch from working."""
+def network_of(graph: Path | bytes, threads: int | None = None) -> Network:
+    """A logits graph on the processor; threads: every core when None. They sleep between runs: spinning, they would
+    keep torch from working."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source = graph if isinstance(graph, bytes) else str(graph)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
     def network(ids: NDArray[np.int32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run(["logits"], {"ids": ids[None]})[0][0]

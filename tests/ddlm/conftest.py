@@ -8,6 +8,7 @@ import pytest
 from ddlm.artifacts import Artifact, ArtifactStore
 from ddlm.experiment import Experiment, load_experiment
 from ddlm.experiment.stages import Session, run_plainly
+from tests.chromium import CHROMIUM, FLAGS
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.toml"
 
@@ -48,3 +49,12 @@ def tiny_artifacts(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def tiny_model(tiny_artifacts: dict[str, Artifact]) -> Path:
     return tiny_artifacts["train"].path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright()
+    with playwright as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()

@@ -1,7 +1,6 @@
 """The page in Debian's Chromium, with onnxruntime as npm brings it; texts against Python's onnxruntime."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -9,18 +8,12 @@ from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
 from ddlm.export import ExportConfig
 from ddlm.export.web import site, vendor
+from tests.chromium import needs_chromium
 from tests.ddlm.export.page import in_node, library_on, needs_node, served, written_by
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 pytestmark = [
     pytest.mark.services,
-    pytest.mark.skipif(not CHROMIUM.is_file(), reason="no /usr/bin/chromium"),
+    needs_chromium,
     pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed"),
 ]
 GAPS = ["Lily had a ___[3].", "One day, a ___ went to the ___[2] and was very ___."]
@@ -63,14 +56,6 @@ def address(exported):
     """The folder of all pages: each works from a sub-folder."""
     with served(exported) as (url, _):
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -4,36 +4,18 @@ import io
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from ddlm.diffusion import SamplingConfig
+from tests.chromium import needs_chromium
 from tests.ddlm.ui.serving import serving
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-pytestmark = [
-    pytest.mark.services,
-    pytest.mark.skipif(not CHROMIUM.is_file(), reason="no /usr/bin/chromium"),
-]
+pytestmark = [pytest.mark.services, needs_chromium]
 WAIT_MS = 60_000
 LONG = {"length": 8000, "steps": 500}
 """A text that takes long enough to be looked at and stopped."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from ddlm.export.choice import LANES, Vocabulary
 from ddlm.export.onnx import LOGITS, choice_graph
 from ddlm.export.runtime import sampler, step, tokens
 from ddlm.generation import drafts
+from tests.ddlm.export.policies import BLOCKS, SHAPES
 
 END_ID, NEVER, OTHER_STOP, VOCAB_SIZE, MASK_ID, LENGTH = 0, 4, 7, 10, 10, 12
 STARTS = np.arange(VOCAB_SIZE) % 2 == 0
 LIMITS = step.Limits(LENGTH, candidates=VOCAB_SIZE, most_opened=LENGTH)
 ODD_ROWS = 24
-SHAPES = list(itertools.product((1, 5, 40), ("drawn", "last", "free"), (0.0, 0.7, 1.0)))
 TURNS = [
     {"top_p": 1.0, "top_k": VOCAB_SIZE},
     {"top_p": 0.6, "top_k": VOCAB_SIZE, "grid": "cosine"},
@@ -29,7 +29,6 @@ TURNS = [
     {"top_p": 0.8, "top_k": 4, "grid": "cosine"},
     {"top_p": 0.9, "top_k": 8, "final_temperature": 1.4, "temperature_schedule": "cosine"},
 ]
-BLOCKS = [None, 5, None, 4, 5, None, 7]
 RULES = [{}, {"threshold": 0.3}, {"threshold": 0.6, "most_per_step": 2}]
 DRAWS = [(0, 0, False), (7, 2, False), (2**40 + 1, 1, True), (-3, 5, False)]
 """Seed, sample number, whether the length is given."""
