@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddlm.config import UserError
 from ddlm.model.captured import Captured, is_capturable
-from ddlm.model.device import COMPILE_FLOPS, has_compiler
+from ddlm.model.device import COMPILE_FLOPS, lacks_compiler
 from ddlm.model.transformer import Denoiser
 
 Compile = Literal["auto", "on", "off"]
@@ -51,9 +51,9 @@ class Runner:
         """
         if self._is_compiled or self.compile == "off" or (self.compile == "auto" and not self._gains(positions)):
             return
-        if not has_compiler():
+        if missing := lacks_compiler():
             if self.compile == "on":
-                raise UserError("compile on: no C++ compiler (g++ or clang++) found; install one, or leave it out")
+                raise UserError(f"compile on: {missing}, or leave it out")
             return
         self.network.compile_blocks()
         self._is_compiled = True

@@ -21,7 +21,7 @@ from ddlm.data.shards import read_manifest
 from ddlm.diffusion import ObjectiveConfig
 from ddlm.diffusion.objective import weighting_of
 from ddlm.model import ModelConfig
-from ddlm.model.device import COMPILE_FLOPS, has_compiler, pick_device, uses_bfloat16
+from ddlm.model.device import COMPILE_FLOPS, lacks_compiler, pick_device, uses_bfloat16
 from ddlm.model.folder import ModelFolder
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
@@ -139,15 +139,15 @@ def prepared(denoiser: Denoiser, training: TrainingConfig, device: torch.device)
 def compiles(denoiser: Denoiser, training: TrainingConfig, device: torch.device) -> bool:
     """Whether the blocks are compiled. `auto` decides by the run's size alone, so that a resumed run decides alike.
 
-    Raises: UserError when compiling is asked for and there is no C++ compiler.
+    Raises: UserError when compiling is asked for and can't work.
     """
-    wanted, possible = training.compile, has_compiler()
-    if wanted == "on" and not possible:
-        raise UserError("training.compile on: no C++ compiler (g++ or clang++) found; install one, or set off")
+    wanted, missing = training.compile, lacks_compiler()
+    if wanted == "on" and missing:
+        raise UserError(f"training.compile on: {missing}, or set off")
     seq_len = denoiser.seq_len
     flops = denoiser.train_flops_per_token() * training.steps * training.batch_size * seq_len
     is_long = flops >= COMPILE_FLOPS[device.type] and (training.max_minutes or math.inf) >= COMPILE_MINUTES
-    return possible and (wanted == "on" or (wanted == "auto" and is_long))
+    return not missing and (wanted == "on" or (wanted == "auto" and is_long))
 
 
 def _reporter(

@@ -7,7 +7,7 @@ import pytest
 
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
-from ddlm.generation import DiffusionPipeline, find_folder, runner
+from ddlm.generation import DiffusionPipeline, find_folder
 from ddlm.model import device
 
 SHORT = SamplingConfig(num_sampling_steps=8)
@@ -129,6 +129,7 @@ def test_the_network_is_compiled_where_that_pays_and_a_seed_s_text_was_not_promi
 def test_compiling_that_is_asked_for_and_impossible_is_refused(
     pipeline: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "has_compiler", lambda: False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match="no C\\+\\+ compiler"):
         DiffusionPipeline(pipeline.model, pipeline.tokenizer, pipeline.config, compile="on").generate(sampling=SHORT)

@@ -1,5 +1,7 @@
 """Which device is taken."""
 
+import sys
+
 import pytest
 import torch
 
@@ -55,3 +57,10 @@ def test_timing_a_product_draws_no_random_number() -> None:
     torch.manual_seed(0)
     assert product_seconds.__wrapped__(torch.bfloat16) > 0
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_torch_in_a_folder_with_a_space_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", sys.executable)
+    assert not devices.lacks_compiler()
+    monkeypatch.setattr(torch, "__file__", "/home/me/my projects/torch/__init__.py")
+    assert "has a space" in devices.lacks_compiler()
