@@ -20,7 +20,7 @@ from ddlm.model.transformer import Denoiser
 from ddlm.training.checkpoint import Writer
 from ddlm.training.distributed import Ranks
 from ddlm.training.loop import Trainer
-from ddlm.training.profiling import region, traced
+from ddlm.training.profiling import TRACED, WAIT, region, traced
 from ddlm.training.reports import Reporter
 from ddlm.training.stage import prepared
 from ddlm.training.state import TrainState, new_state
@@ -144,7 +144,7 @@ def time_parts(trainer: Trainer, state: TrainState, count: int) -> dict[str, flo
 def write_trace(trainer: Trainer, state: TrainState, folder: Path) -> None:
     watched, batches = replace(trainer, region=region), trainer.loader.batches(0, trainer.device)
     with traced(folder) as advance:
-        for _ in range(8):
+        for _ in range(WAIT + TRACED):
             watched.train_step(state, next(batches))
             advance()
 

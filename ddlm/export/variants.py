@@ -45,11 +45,11 @@ def make(
     for name, path in made.items():
         logger.info("export: the network in %s", name)
         MAKERS[name](networks, path, calibration, ground.tokenizer.vocab_size)
-    others = {name: path for name, path in networks.items() if name != "float32"} | made
-    logger.info("export: measuring %s", ", ".join(others))
-    opened = {name: network_of(path) for name, path in others.items()}
-    figures = quality.measure(network_of(networks["float32"]), opened, ground)
-    for name, path in {**networks, **made}.items():
+    paths = {**networks, **made}
+    logger.info("export: measuring %s", ", ".join(paths))
+    opened = {name: network_of(path) for name, path in paths.items()}
+    figures = quality.measure(opened.pop("float32"), opened, ground)
+    for name, path in paths.items():
         figures[name] = {"bytes": path.stat().st_size, **figures[name]}
     return Variants(figures, *_sorted_out(made, figures, export))
 

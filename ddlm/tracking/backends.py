@@ -43,9 +43,11 @@ class Backend(Protocol):
     """A store of runs. Every call may raise TrackingError or OSError, and may come from any thread.
 
     store: names the store in messages and spool files; without credentials.
+    keeps_open: whether a run of a writer who died stays open there until somebody else ends it.
     """
 
     store: str
+    keeps_open: bool
 
     def open(self) -> None:
         """Import what is needed and see quickly whether the store answers."""
@@ -74,6 +76,7 @@ class Nothing:
     """The backend `none`."""
 
     store = "none"
+    keeps_open = False
 
     def __init__(self, uri: str | None) -> None:
         del uri

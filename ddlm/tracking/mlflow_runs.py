@@ -28,6 +28,7 @@ PARAM_CHARACTERS, TAG_CHARACTERS = 6000, 5000
 class MlflowRuns:
     """The backend `mlflow`."""
 
+    keeps_open = True
     client: "MlflowClient"
 
     def __init__(self, uri: str | None) -> None:

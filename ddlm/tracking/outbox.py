@@ -56,6 +56,8 @@ class Outbox:
         with self._lock:
             run = self._deliver(parent, lambda store: store.start(new))
             self._spool.name = self._spool.name or run
+            if self._backend.keeps_open and self.known(run):
+                self._spool.note_open(run)
             return run
 
     def log(self, run: str, metrics: Mapping[str, float], step: int) -> None:
@@ -83,7 +85,10 @@ class Outbox:
         """Deliver what is queued, then end the run."""
         time_ms = now_ms()
         self.flush()
-        self._deliver(run, lambda store: store.end(run, status, time_ms))
+        with self._lock:
+            self._deliver(run, lambda store: store.end(run, status, time_ms))
+            if self._backend.keeps_open and self.known(run):
+                self._spool.note_closed(run)
 
     def close(self) -> None:
         """Stop the thread and give what was spooled one more chance."""
@@ -91,7 +96,7 @@ class Outbox:
         self._thread.join()
         self.flush()
         self._spool.close()
-        if self._spool.is_used:
+        if self._spool.owes_more:
             self._replay(reopen=True)
         self._backend.close()
 
@@ -132,4 +137,4 @@ class Outbox:
             logger.debug("tracking: the spool stays: %s", error)
             return
         if sent:
-            logger.info("tracking: %d spooled run(s) sent to %s", sent, self._backend.store)
+            logger.info("tracking: %s now knows of %d run(s) that were cut off from it", self._backend.store, sent)

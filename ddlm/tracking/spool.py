@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 SPOOL_ID = "ddlm.spool_id"
 """A tag of every run that was first spooled, so that a replay which was interrupted does not open it twice."""
+NOTES = ("open", "closed")
+"""Lines that are not sent: which runs the store holds open."""
 
 
 class EventFile:
@@ -23,6 +25,8 @@ class EventFile:
 
     name: the file's; the first run's id when absent. store: which store the lines are meant for.
     """
+
+    keeps_open = False
 
     def __init__(self, folder: Path, store: str, name: str | None = None) -> None:
         self.folder, self.store, self.name = folder, store, name
@@ -32,10 +36,6 @@ class EventFile:
     @property
     def path(self) -> Path:
         return self.folder / f"{self.name}.jsonl"
-
-    @property
-    def is_used(self) -> bool:
-        return self._handle is not None
 
     def open(self) -> None:
         """Nothing to do before the first line."""
@@ -93,17 +93,36 @@ class JsonLines(EventFile):
 
 
 class Spool(EventFile):
-    """Never fails: where its disk does, it says so once and lets go."""
+    """What could not be sent, and the runs that the store holds open for its writer, who may die before ending them.
 
+    Never fails: where its disk does, it says so once and lets go.
+    """
+
+    owes_more = False
     _is_lost = False
 
+    def note_open(self, run: str) -> None:
+        """The store has opened this run."""
+        self.write("open", run)
+
+    def note_closed(self, run: str) -> None:
+        self.write("closed", run)
+
     def write(self, call: str, run: str, **arguments: Any) -> None:
+        is_note = call in NOTES
+        self.owes_more |= not is_note
         try:
             super().write(call, run, **arguments)
         except OSError as error:
-            if not self._is_lost:
+            if not self._is_lost and not is_note:
                 logger.warning("tracking: %s can't be written either (%s); metrics are lost", self.folder, error)
-            self._is_lost = True
+            self._is_lost |= not is_note
+
+    def close(self) -> None:
+        """Close the file, which frees it for replay; without anything to send, it is gone."""
+        if self._handle is not None and not self.owes_more:
+            self.path.unlink(missing_ok=True)
+        super().close()
 
 
 def replay(backend: Backend, folder: Path) -> int:
@@ -147,13 +166,14 @@ def _send(backend: Backend, events: Sequence[Mapping[str, Any]]) -> None:
         if call == "start":
             new = NewRun(**arguments)
             ids[run] = backend.start(new._replace(parent=ids.get(new.parent or "", new.parent)))
-            running.add(run)
-        else:
+        elif call not in NOTES:
             CALLS[call](backend, ids.get(run, run), **arguments)
-        if call == "end":
+        if call in ("start", "open"):
+            running.add(run)
+        elif call in ("end", "closed"):
             running.discard(run)
     for run in running:
-        backend.end(ids[run], "KILLED", now_ms())
+        backend.end(ids.get(run, run), "KILLED", now_ms())
 
 
 def _metrics(backend: Backend, run: str, rows: Sequence[Sequence[Any]]) -> None:

@@ -18,6 +18,7 @@ class WandbRuns:
     """The backend `wandb`. Raises: UserError when its package is missing."""
 
     store = "wandb"
+    keeps_open = False
 
     def __init__(self, uri: str | None) -> None:
         if find_spec("wandb") is None:

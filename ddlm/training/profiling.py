@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function, schedule
+from torch.profiler import ProfilerActivity, profile, record_function
 
 logger = logging.getLogger(__name__)
 
-WAIT, WARM_UP, TRACED = 3, 1, 3
-"""Steps before the trace, and in it."""
+WAIT, TRACED = 3, 4
+"""Steps before the trace, and in it. The first of them pays for the tracer's own start."""
 
 
 @contextmanager
@@ -32,20 +32,36 @@ def traced(folder: Path) -> Iterator[Callable[[], None]]:
     """Yields what is to be called after each step. Writes trace.json (chrome://tracing, perfetto.dev) after a few.
 
     On CUDA also memory.pickle, for pytorch.org/memory_viz, from the first step to the end of the trace.
+    torch's own schedule is not used: on CUDA it crashes when a run ends while it warms up.
     """
     folder.mkdir(parents=True, exist_ok=True)
     on_cuda = torch.cuda.is_available()
-    if on_cuda:
-        torch.cuda.memory._record_memory_history()
+    profiler = profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda)
+    done = 0
 
-    def write(profiler: profile) -> None:
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if done == WAIT:
+            profiler.start()
+        elif done == WAIT + TRACED:
+            write()
+
+    def write() -> None:
+        profiler.stop()
         profiler.export_chrome_trace(str(folder / "trace.json"))
-        logger.info("trace of %d steps: %s", TRACED, folder / "trace.json")
+        logger.info("trace of %d steps: %s", done - WAIT, folder / "trace.json")
         if on_cuda:
             torch.cuda.memory._dump_snapshot(str(folder / "memory.pickle"))  # type: ignore[no-untyped-call]
-            torch.cuda.memory._record_memory_history(enabled=None)
 
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
-    steps = schedule(wait=WAIT, warmup=WARM_UP, active=TRACED, repeat=1)
-    with profile(activities=activities, schedule=steps, on_trace_ready=write) as profiler:
-        yield profiler.step
+    if on_cuda:
+        torch.cuda.memory._record_memory_history()
+    try:
+        yield advance
+    finally:
+        if WAIT <= done < WAIT + TRACED:
+            write()
+        elif done < WAIT:
+            logger.warning("no trace: there were %d steps, and it begins after %d; take more", done, WAIT)
+        if on_cuda:
+            torch.cuda.memory._record_memory_history(enabled=None)

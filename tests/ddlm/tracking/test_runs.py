@@ -1,5 +1,6 @@
 """What a run leaves in an MLflow database."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -185,6 +186,36 @@ def test_a_flow_run_that_goes_on_ends_what_its_killed_attempt_left_running(store
     assert statuses == [["KILLED", "KILLED"], ["RUNNING", "RUNNING"]]
     again.finish({})
     assert client.get_run(again.run_id).info.status == "FINISHED"
+
+
+KILLED_IN_A_STAGE = """
+import os, signal
+from ddlm.tracking import Tracker, TrackingConfig
+tracker = Tracker(TrackingConfig(), experiment="tale", params={}, tags={})
+with tracker.stage("corpus"):
+    pass
+with tracker.stage("train") as run:
+    run.log({"train/nll_nats": 3.0}, 1)
+    print(tracker.run_id, run.id, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_run_of_anything_ends_what_a_killed_process_left_open(stored_home, track):
+    killed = subprocess.run([sys.executable, "-c", KILLED_IN_A_STAGE], capture_output=True, text=True, check=False)
+    client, runs = client_of(stored_home), killed.stdout.split()
+    assert killed.returncode == -signal.SIGKILL
+    assert [client.get_run(run).info.status for run in runs] == ["RUNNING", "RUNNING"]
+    alive, next_one = track(), track()
+    with alive.stage("train") as going_on:
+        with next_one.stage("train"):
+            pass
+        next_one.finish({})
+        assert client.get_run(going_on.id).info.status == "RUNNING"
+        assert [client.get_run(run).info.status for run in runs] == ["KILLED", "KILLED"]
+        assert client.get_run(runs[0]).info.end_time
+    alive.finish({})
+    assert not list((stored_home / "spool").iterdir())
 
 
 def test_an_interrupted_stage_is_marked_killed(stored_home, track):

@@ -69,6 +69,19 @@ def test_profiling_writes_a_trace_with_the_parts_of_a_step(train: Train) -> None
     assert named >= {"noise", "forward", "backward", "optimizer"}
 
 
+@pytest.mark.parametrize("steps", [3, 4, 6])
+def test_a_run_that_ends_in_its_trace_keeps_what_there_is(train: Train, steps: int) -> None:
+    trace = json.loads((train("run", profile=True, steps=steps) / "scratch" / "profile" / "trace.json").read_text())
+    names = [event.get("name") for event in trace["traceEvents"] if event.get("cat") == "user_annotation"]
+    assert names.count("optimizer") == steps - 3
+
+
+def test_a_run_too_short_for_a_trace_says_so(train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    folder = train("run", profile=True, steps=2) / "scratch" / "profile"
+    assert not list(folder.iterdir())
+    assert "no trace: there were 2 steps, and it begins after 3; take more" in caplog.text
+
+
 def test_accumulation_does_not_change_the_gradient(train: Train, recorder: Any) -> None:
     for parts in (1, 4):
         train(str(parts), recorder, steps=1, log_every_steps=1, accumulation=parts, precision="float32")
