@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ddlm.config import UserError
 from ddlm.tokenizer import Tokenizer
 
-GAP = re.compile(r"___(?:\[(\d+)\])?")
+GAP = re.compile(r"_{3,}(?:\[(\d+)\])?")
+"""A line of any length, as forms on paper have it; one or two underscores are underscores."""
 GAP_LENGTHS = (1, 2, 3, 4, 6, 8)
 """Tokens that are tried for a gap of unknown length."""
 

@@ -1,6 +1,5 @@
 """What a visitor asks for. Nothing that comes from the page goes further unchecked."""
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from ddlm.diffusion import SAMPLING_PARAMETERS, SamplingConfig
 from ddlm.generation.drafts import GAP
 from ddlm.ui import Limits
 
-LINE = re.compile(r"_{4,}")
-"""A gap as forms on paper have it, and as seed project S2 wrote one: a line of any length."""
 LARGEST_SEED = 2**53
 """Above it a browser's numbers have gaps."""
 SETTINGS = tuple(SamplingConfig.model_fields)
@@ -60,7 +57,7 @@ def read_order(values: Mapping[str, Any], limits: Limits) -> Order:
         rival = chosen({**given, "unmasking": wish.rival}, wish.rival)
         ways.append(parse(SamplingConfig, rival, source="settings, the second order"))
     _require_within(wish, limits)
-    order = Order(with_gaps(wish.text), wish.samples, wish.seed, wish.length, tuple(ways))
+    order = Order(wish.text, wish.samples, wish.seed, wish.length, tuple(ways))
     if order.has_gaps and order.length is not None:
         raise UserError(f"length {order.length}: a text with gaps has its own; empty one of the two")
     return order
@@ -83,11 +80,6 @@ def chosen(given: Mapping[str, Any], unmasking: object) -> dict[str, Any]:
         for name in SETTINGS
         if name in given and (name not in SAMPLING_PARAMETERS or unmasking in SAMPLING_PARAMETERS[name])
     }
-
-
-def with_gaps(text: str) -> str:
-    """Every line of underscores is a gap; one or two are underscores."""
-    return LINE.sub("___", text)
 
 
 def _require_within(wish: Wish, limits: Limits) -> None:

@@ -105,6 +105,7 @@ def test_a_second_crash_is_final(plane: Any) -> None:
         plane.end(plane.process_of(run))
     plane.wait_for(run, "Crashed")
     plane.stays(run, "Crashed", for_s=60)
+    assert plane.run(run).run_count == 2
 
 
 def test_bad_ends_and_kept_champions_are_told(plane: Any, listener: Listener) -> None:

@@ -23,7 +23,7 @@ else:
     from sampler import Network  # type: ignore[import-not-found,no-redef]
     from tokens import Array, Draw, Sampling, log_total  # type: ignore[import-not-found,no-redef]
 
-GAP = re.compile(r"___(?:\[(\d+)\])?")
+GAP = re.compile(r"_{3,}(?:\[(\d+)\])?")
 GAP_LENGTHS = (1, 2, 3, 4, 6, 8)
 """Tokens that are tried for a gap of unknown length."""
 GAP_MASKS = 8

@@ -16,7 +16,7 @@ pytestmark = [
     needs_chromium,
     pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed"),
 ]
-GAPS = ["Lily had a ___[3].", "One day, a ___ went to the ___[2] and was very ___."]
+GAPS = ["Lily had a ___[3].", "One day, a ___ went to the ___[2] and was very ______."]
 WAIT_MS = 60_000
 
 

@@ -31,6 +31,14 @@ def test_a_gap_may_stand_anywhere_and_there_may_be_many(build: Build, text: str)
     assert drafts.GAP.sub("", text).split()[-1:] in ([], filled.text.split()[-1:]) or text.endswith(("___", "[1]"))
 
 
+def test_a_line_of_any_length_is_one_gap_and_two_underscores_are_none(build: Build) -> None:
+    pipeline = build()
+    texts = [pipeline.infill(text, sampling=SHORT).samples[0].text for text in ("A ________ dog", "A ___ dog")]
+    assert texts[0] == texts[1]
+    with pytest.raises(UserError, match="no gap in 'An __init__ dog'"):
+        pipeline.infill("An __init__ dog")
+
+
 def test_a_word_behind_a_space_brings_its_space(build: Build) -> None:
     pipeline = build()
     starts = pipeline.tokenizer.word_starts()

@@ -2,7 +2,7 @@
 
 import { InputError } from "./tokenizer.js";
 
-const GAP = /___(?:\[(\d+)\])?/g;
+const GAP = /_{3,}(?:\[(\d+)\])?/g;
 
 export function hasGap(text) {
   return text.search(GAP) >= 0;

@@ -54,7 +54,7 @@ CASES = [
 GAPS = [
     ("Once there was a ___[3] who ___[5].", 0, {}),
     ("___[2] and the dog", 1, {"temperature": 1.0, "unmasking": "random"}),
-    ("She ___[1] the ___ and___", 3, {"temperature": 1.0}),
+    ("She ___[1] the ______ and___", 3, {"temperature": 1.0}),
 ]
 CASES += [(text, seed, {**settings, "infill": True}) for text, seed, settings in GAPS]
 CHATS = [
