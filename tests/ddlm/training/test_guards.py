@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
-from ddlm.training import TrainingConfig, checkpoint, progress
+from ddlm.training import TrainingConfig, checkpoint, loop, progress
 from ddlm.training.distributed import Ranks
 from ddlm.training.interruption import postponed
 from ddlm.training.step import MaskedLoss
@@ -96,14 +98,17 @@ def test_compiling_without_a_compiler_is_refused(train: Train, monkeypatch: pyte
         train("run", compile="on")
 
 
-def test_the_clock_ends_training_with_its_decay_finished(train: Train, recorder: Any, tiny: Experiment) -> None:
+def test_the_clock_ends_training_with_its_decay_finished(
+    train: Train, recorder: Any, tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny.training.model_copy(update={"max_minutes": 1.0, "steps": 1000})
     assert progress(config, step=10, elapsed_s=30.0) == pytest.approx(0.5)
     assert progress(config, step=10, elapsed_s=60.0) == 1
     assert progress(config, step=500, elapsed_s=0.0) == pytest.approx(0.5, abs=0.01)
-    train("run", recorder, steps=10**6, max_minutes=0.05, final_learning_rate_ratio=0.1, log_every_steps=1)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=count(0, 3).__next__))  # 3 s a step
+    train("run", recorder, steps=10**6, max_minutes=1, final_learning_rate_ratio=0.1, log_every_steps=1)
     last_step, last = recorder.metrics[-1]
-    assert last_step < 10**6
+    assert last_step == 20
     assert last["train/lr"] < 0.2 * max(metrics["train/lr"] for _, metrics in recorder.metrics)
 
 
