@@ -1,9 +1,11 @@
 """No test reads or writes the state of a user's own runs. Shapes in annotations are checked while the tests run."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook(["ddlm.model", "ddlm.diffusion", "ddlm.training"], "beartype.beartype")
@@ -23,6 +25,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.with_name(".mlflow.db.new-journal").write_bytes(b"half a journal")
     connect(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture
+def can_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as is asked beforehand, there is a compiler, and torch is in a folder from which it compiles."""
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr(torch, "__file__", "/torch/__init__.py")
 
 
 @pytest.fixture(autouse=True)

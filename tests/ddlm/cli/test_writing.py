@@ -197,7 +197,7 @@ def test_a_model_without_tags_can_t_chat(ddlm: Ddlm, tiny_model: Path) -> None:
     assert "chat: this model knows no chat tags; train one with tokenizer.chat=true" in err
 
 
-@pytest.mark.skipif(bool(device.lacks_compiler()), reason="no C++ compiler")
+@pytest.mark.skipif(bool(device.lacks_compiler()), reason="torch can't compile here")
 def test_a_compiled_network_writes_the_same_text_but_for_rounding(tiny_model: Path) -> None:
     def tokens(compile: str) -> list[int]:
         command = [sys.executable, "-m", "ddlm", "generate", str(tiny_model), "--steps", "8", "--length", "40"]

@@ -104,6 +104,7 @@ def test_a_model_is_a_folder_an_experiment_or_a_hub_id(
         find_folder("some/model")
 
 
+@pytest.mark.usefixtures("can_compile")
 @pytest.mark.parametrize(
     ("compile", "precision", "texts", "wanted"),
     [
@@ -126,6 +127,7 @@ def test_the_network_is_compiled_where_that_pays_and_a_seed_s_text_was_not_promi
     assert compiled == [True] * wanted
 
 
+@pytest.mark.usefixtures("can_compile")
 def test_compiling_that_is_asked_for_and_impossible_is_refused(
     pipeline: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,5 @@
 """Which device is taken."""
 
-import sys
-
 import pytest
 import torch
 
@@ -59,8 +57,8 @@ def test_timing_a_product_draws_no_random_number() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.usefixtures("can_compile")
 def test_torch_in_a_folder_with_a_space_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", sys.executable)
     assert not devices.lacks_compiler()
     monkeypatch.setattr(torch, "__file__", "/home/me/my projects/torch/__init__.py")
     assert "has a space" in devices.lacks_compiler()

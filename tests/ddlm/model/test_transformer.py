@@ -3,7 +3,6 @@
 import importlib
 import itertools
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddlm.model import ModelConfig
+from ddlm.model.device import lacks_compiler
 from ddlm.model.transformer import Denoiser, count_parameters, modulated, train_flops_per_token
 
 Build = Callable[..., Denoiser]
@@ -208,7 +208,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
-@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="no C++ compiler")
+@pytest.mark.skipif(bool(lacks_compiler()), reason="torch can't compile here")
 @pytest.mark.parametrize("given", [{}, {"time_conditioning": True, "activation": "relu2"}])
 def test_compiled_blocks_compute_what_they_did_and_share_one_compilation(
     given: dict[str, Any], unchecked: Any, build: Build

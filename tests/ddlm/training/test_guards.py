@@ -91,6 +91,7 @@ def test_a_gpu_that_is_not_there_is_refused(train: Train) -> None:
         train("run", device="cuda")
 
 
+@pytest.mark.usefixtures("can_compile")
 def test_compiling_without_a_compiler_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
