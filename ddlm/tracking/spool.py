@@ -98,19 +98,29 @@ class Spool(EventFile):
     Never fails: where its disk does, it says so once and lets go.
     """
 
-    owes_more = False
-    _is_lost = False
+    def __init__(self, folder: Path, store: str, name: str | None = None) -> None:
+        super().__init__(folder, store, name)
+        self._open: set[str] = set()
+        self._has_calls = False
+        self._is_lost = False
+
+    @property
+    def owes_more(self) -> bool:
+        """Whether a replay has anything to send."""
+        return self._has_calls or bool(self._open)
 
     def note_open(self, run: str) -> None:
         """The store has opened this run."""
+        self._open.add(run)
         self.write("open", run)
 
     def note_closed(self, run: str) -> None:
+        self._open.discard(run)
         self.write("closed", run)
 
     def write(self, call: str, run: str, **arguments: Any) -> None:
         is_note = call in NOTES
-        self.owes_more |= not is_note
+        self._has_calls |= not is_note
         try:
             super().write(call, run, **arguments)
         except OSError as error:
@@ -119,7 +129,7 @@ class Spool(EventFile):
             self._is_lost |= not is_note
 
     def close(self) -> None:
-        """Close the file, which frees it for replay; without anything to send, it is gone."""
+        """Close the file, which frees it for replay; with nothing to send, it is gone."""
         if self._handle is not None and not self.owes_more:
             self.path.unlink(missing_ok=True)
         super().close()

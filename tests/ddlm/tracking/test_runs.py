@@ -218,6 +218,15 @@ def test_the_next_run_of_anything_ends_what_a_killed_process_left_open(stored_ho
     assert not list((stored_home / "spool").iterdir())
 
 
+def test_a_stage_that_a_thread_still_builds_ends_with_its_run(stored_home, track):
+    tracker = track()
+    stage = tracker.stage("train")
+    run = stage.__enter__()
+    tracker.close("KILLED")
+    assert client_of(stored_home).get_run(run.id).info.status == "KILLED"
+    assert not list((stored_home / "spool").iterdir())
+
+
 def test_an_interrupted_stage_is_marked_killed(stored_home, track):
     tracker = track()
     with pytest.raises(KeyboardInterrupt), tracker.stage("train") as run:
