@@ -103,6 +103,7 @@ class Spool(EventFile):
         self._open: set[str] = set()
         self._has_calls = False
         self._is_lost = False
+        self._is_closed = False
 
     @property
     def owes_more(self) -> bool:
@@ -119,6 +120,8 @@ class Spool(EventFile):
         self.write("closed", run)
 
     def write(self, call: str, run: str, **arguments: Any) -> None:
+        if self._is_closed:  # by a thread that outlived its run
+            return
         is_note = call in NOTES
         self._has_calls |= not is_note
         try:
@@ -132,6 +135,7 @@ class Spool(EventFile):
         """Close the file, which frees it for replay; with nothing to send, it is gone."""
         if self._handle is not None and not self.owes_more:
             self.path.unlink(missing_ok=True)
+        self._is_closed = True
         super().close()
 
 

@@ -225,6 +225,9 @@ def test_a_stage_that_a_thread_still_builds_ends_with_its_run(stored_home, track
     tracker.close("KILLED")
     assert client_of(stored_home).get_run(run.id).info.status == "KILLED"
     assert not list((stored_home / "spool").iterdir())
+    stage.__exit__(None, None, None)  # the thread is done after all
+    assert client_of(stored_home).get_run(run.id).info.status == "FINISHED"
+    assert not list((stored_home / "spool").iterdir())
 
 
 def test_an_interrupted_stage_is_marked_killed(stored_home, track):
