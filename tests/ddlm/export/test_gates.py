@@ -1,6 +1,7 @@
 """Each gate, passed by a real graph and closed to one that was damaged on purpose."""
 
 import json
+import shlex
 import sys
 from importlib.machinery import ModuleSpec
 
@@ -191,7 +192,7 @@ def told(monkeypatch, tmp_path):
     def say(program):
         monkeypatch.setattr(gates, "find_spec", lambda name: ModuleSpec(name, None))
         script = tmp_path / "python"
-        script.write_text(f"#!{sys.executable}\n{program}\n")
+        script.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, '-c', program])}\n")
         script.chmod(0o755)
         monkeypatch.setattr(gates.sys, "executable", str(script))
 
