@@ -65,6 +65,8 @@ class Block(nn.Module):
 
     Source: DiT's adaLN-Zero. Our deviation: its gates start at 1 and not at 0, since the branches' last matrices start
     at 0, and a product of two zeros would never learn.
+    The stream trains in float32 under autocast too: in bfloat16 two seeds of `configs/quick.toml` lost 0.013 and 0.047
+    bits a byte, and gained a few per cent of speed.
     """
 
     def __init__(self, config: ModelConfig) -> None:
