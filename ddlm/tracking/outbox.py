@@ -56,7 +56,7 @@ class Outbox:
         with self._lock:
             run = self._deliver(parent, lambda store: store.start(new))
             self._spool.name = self._spool.name or run
-            if self._backend.keeps_open and self.known(run):
+            if self._is_open_there(run):
                 self._spool.note_open(run)
             return run
 
@@ -87,7 +87,7 @@ class Outbox:
         self.flush()
         with self._lock:
             self._deliver(run, lambda store: store.end(run, status, time_ms))
-            if self._backend.keeps_open and self.known(run):
+            if self._is_open_there(run):
                 self._spool.note_closed(run)
 
     def close(self) -> None:
@@ -99,6 +99,10 @@ class Outbox:
         if self._spool.owes_more:
             self._replay(reopen=True)
         self._backend.close()
+
+    def _is_open_there(self, run: str) -> bool:
+        """Whether somebody must end the run in its store if this process can't."""
+        return self._backend.keeps_open and self.known(run) is not None
 
     def _metrics(self, run: str, rows: list[Row]) -> None:
         self._deliver(run, lambda store: store.metrics(run, rows))

@@ -32,7 +32,7 @@ def traced(folder: Path) -> Iterator[Callable[[], None]]:
     """Yields what is to be called after each step. Writes trace.json (chrome://tracing, perfetto.dev) after a few.
 
     On CUDA also memory.pickle, for pytorch.org/memory_viz, from the first step to the end of the trace.
-    torch's own schedule is not used: on CUDA it crashes when a run ends while it warms up.
+    torch's own schedule is not used: on CUDA it crashed when a run ended while it warmed up, seen once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     on_cuda = torch.cuda.is_available()
