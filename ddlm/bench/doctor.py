@@ -17,7 +17,7 @@ def examine() -> dict[str, Any]:
     """Versions, hardware, precision, servers and free disk. Starts nothing and changes nothing."""
     import torch
 
-    from ddlm.model.device import pick_device, uses_bfloat16
+    from ddlm.model.device import pick_device, pick_precision
 
     device = pick_device("auto")
     folder = next(path for path in (home(), *home().parents) if path.exists())
@@ -26,7 +26,7 @@ def examine() -> dict[str, Any]:
         **{name: _version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "precision": "bfloat16" if uses_bfloat16("auto", device) else "float32",
+        "precision": pick_precision("auto", device),
         "home": str(home()),
         "home_can_be_written": os.access(folder, os.W_OK),
         "store": os.environ.get("DDLM_STORE", "the home folder's"),

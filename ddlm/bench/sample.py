@@ -15,7 +15,7 @@ from ddlm.diffusion.unmasking import POLICIES
 from ddlm.experiment import Experiment
 from ddlm.generation import DiffusionPipeline
 from ddlm.generation.runner import Runner
-from ddlm.model.device import pick_inference_device, uses_bfloat16
+from ddlm.model.device import pick_inference_device, pick_precision
 from ddlm.model.transformer import Denoiser
 
 STEPS = {1: 50, 8: 25, 32: 25}
@@ -89,8 +89,8 @@ def untrained(experiment: Experiment) -> tuple[Denoiser, str]:
         is_autoregressive=experiment.objective.is_autoregressive,
     )  # fmt: skip
     nn.init.normal_(network.head_weight, std=PEAKEDNESS * experiment.model.d_model**-0.5)
-    is_fast = uses_bfloat16("auto", device)
-    return network.to(device, torch.bfloat16 if is_fast else None).eval(), "bfloat16" if is_fast else "float32"
+    precision = pick_precision("auto", device)
+    return network.to(device, getattr(torch, precision)).eval(), precision
 
 
 @torch.inference_mode()

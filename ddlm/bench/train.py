@@ -15,7 +15,7 @@ import torch
 from ddlm.artifacts import Unlogged
 from ddlm.diffusion.objective import weighting_of
 from ddlm.experiment import Experiment
-from ddlm.model.device import pick_device, uses_bfloat16
+from ddlm.model.device import pick_device
 from ddlm.model.transformer import Denoiser
 from ddlm.training.checkpoint import Writer
 from ddlm.training.distributed import Ranks
@@ -23,6 +23,7 @@ from ddlm.training.loop import Trainer
 from ddlm.training.profiling import TRACED, WAIT, region, traced
 from ddlm.training.reports import Reporter
 from ddlm.training.stage import prepared
+from ddlm.training.start import settled
 from ddlm.training.state import TrainState, new_state
 from ddlm.training.step import MaskedLoss
 from ddlm.training.utilisation import matrix_flops_per_s
@@ -90,16 +91,16 @@ def measure(experiment: Experiment, *, steps: int = 10, trace: Path | None = Non
         "optimizer_share": parts["optimizer"] / sum(parts.values()),
         "seconds_by_part": parts,
         "peak_memory_bytes": _peak_memory_bytes(trainer.device),
-        "precision": "bfloat16" if trainer.autocast else "float32",
+        "precision": trainer.config.precision,
         "compiled": state.model.blocks[0]._compiled_call_impl is not None,
     }
 
 
 def trainer_of(experiment: Experiment) -> tuple[Trainer, TrainState]:
     """A trainer on random rows, as the train stage would build it."""
-    training, vocab_size, seq_len = experiment.training, experiment.tokenizer.vocab_size, experiment.shards.seq_len
-    device = pick_device(training.device)
-    autocast = uses_bfloat16(training.precision, device)
+    device = pick_device(experiment.training.device)
+    training = settled(experiment.training, None, device, Ranks())
+    vocab_size, seq_len = experiment.tokenizer.vocab_size, experiment.shards.seq_len
     torch.set_num_threads(training.threads or torch.get_num_threads())
     is_twin = experiment.objective.is_autoregressive
     network = Denoiser(experiment.model, vocab_size=vocab_size, seq_len=seq_len, is_autoregressive=is_twin)
@@ -107,12 +108,12 @@ def trainer_of(experiment: Experiment) -> tuple[Trainer, TrainState]:
     reporter = Reporter(
         run=Unlogged(), config=training, ranks=Ranks(), seq_len=seq_len, tokens_per_byte=1.0,
         objective=weighting_of(experiment.objective).metric, flops_per_token=model.train_flops_per_token(),
-        matrix_flops_per_s=matrix_flops_per_s(device, torch.bfloat16 if autocast else torch.float32),
+        matrix_flops_per_s=matrix_flops_per_s(device, getattr(torch, training.precision)),
     )  # fmt: skip
     trainer = Trainer(
         config=training, objective=experiment.objective, network=MaskedLoss(model), end_id=0,
         loader=RandomRows(vocab_size, seq_len, training.batch_size), seed=experiment.seed, device=device,
-        autocast=autocast, validate=lambda _: {}, preview=lambda _: None, ranks=Ranks(), writer=Writer(Path(), 1),
+        validate=lambda _: {}, preview=lambda _: None, ranks=Ranks(), writer=Writer(Path(), 1),
         reporter=reporter,
     )  # fmt: skip
     return trainer, new_state(model, training, {}, Ranks())

@@ -22,7 +22,7 @@ from ddlm.generation.results import Generation, Sample, Score
 from ddlm.generation.runner import Compile, Runner
 from ddlm.generation.source import find_folder
 from ddlm.generation.writing import Engine, Writing
-from ddlm.model.device import pick_inference_device, uses_bfloat16
+from ddlm.model.device import pick_inference_device, pick_precision
 from ddlm.model.folder import WEIGHTS, ModelFolder, load_model
 from ddlm.model.reuse import BlockReuse, reuse_of
 from ddlm.model.transformer import Denoiser
@@ -62,9 +62,8 @@ class DiffusionPipeline:
         compile: Compile = "auto",
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        is_fast = uses_bfloat16(precision, self.device)
-        self.precision = "bfloat16" if is_fast else "float32"
-        self.writer = copy.deepcopy(model).to(torch.bfloat16) if is_fast else model
+        self.precision = pick_precision(precision, self.device)
+        self.writer = copy.deepcopy(model).to(torch.bfloat16) if self.precision == "bfloat16" else model
         self.runner = Runner(self.writer, compile)
 
     @classmethod

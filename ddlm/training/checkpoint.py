@@ -123,6 +123,12 @@ def newest_of(paths: Sequence[Path]) -> Path | None:
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The tensors by file name and the state. Raises: UserError for a folder that is no whole checkpoint."""
+    state = state_of(path)
+    return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, state
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run, without the tensors. Raises: as `load`."""
     try:
         check(path, verify=True)
     except DamageError as damage:
@@ -135,4 +141,4 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         raise UserError(
             f"checkpoint {path}: format_version {state['format_version']}, wanted {FORMAT_VERSION}; {remedy}"
         )
-    return {file.stem: load_file(file) for file in path.glob("*.safetensors")}, state
+    return state

@@ -42,7 +42,7 @@ class Batches(Protocol):
 class Trainer:
     """What stays the same from step to step.
 
-    network: a MaskedLoss around the state's model, wrapped for the ranks.
+    config: its precision is settled. network: a MaskedLoss around the state's model, wrapped for the ranks.
     validate, preview: measure and show the weights that would be shipped now. All ranks call them; all get the first
         one's numbers.
     """
@@ -54,7 +54,6 @@ class Trainer:
     end_id: int
     seed: int
     device: torch.device
-    autocast: bool
     validate: Callable[[TrainState], Metrics]
     writer: Writer
     reporter: Reporter
@@ -119,11 +118,14 @@ class Trainer:
     def micro_step(self, part: Part, *, is_last: bool) -> Tensor:
         """Forward and backward over one part. Returns what it adds to the meter."""
         with last_part_synchronises(self.network, is_last):
-            with self.region("forward"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            with self.region("forward"), self.autocast():
                 loss, nats, is_hit = self.network(part)
             with self.region("backward"):
                 (loss * self.ranks.count).backward()  # the ranks' gradients are averaged; the loss wants their sum
         return measured(part, loss, nats, is_hit, self.end_id)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def is_due(self, state: TrainState, every: int) -> bool:
         return state.step % every == 0 or self.is_over(state)

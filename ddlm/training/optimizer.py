@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ddlm.model.device import uses_bfloat16
+from ddlm.model.device import pick_precision
 from ddlm.model.transformer import Denoiser
 from ddlm.training import GroupConfig, TrainingConfig
 from ddlm.training.muon import Muon
@@ -32,10 +32,10 @@ def make_optimizers(model: Denoiser, config: TrainingConfig) -> list[torch.optim
     described = [{"params": parameters, **settings(name, config)} for name, parameters in grouped.items()]
     with_muon = [group for group in described if is_for_muon(group["name"], config)]
     with_adam = [group for group in described if not is_for_muon(group["name"], config)]
-    is_fast = uses_bfloat16(config.precision, model.embedding.weight.device)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(with_adam, fused=True)]
     if with_muon:
-        optimizers.insert(0, Muon(with_muon, dtype=torch.bfloat16 if is_fast else torch.float32))
+        precision = pick_precision(config.precision, model.embedding.weight.device)
+        optimizers.insert(0, Muon(with_muon, dtype=getattr(torch, precision)))
     return optimizers
 
 

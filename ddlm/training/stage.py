@@ -21,7 +21,7 @@ from ddlm.data.shards import read_manifest
 from ddlm.diffusion import ObjectiveConfig
 from ddlm.diffusion.objective import weighting_of
 from ddlm.model import ModelConfig
-from ddlm.model.device import COMPILE_FLOPS, lacks_compiler, pick_device, uses_bfloat16
+from ddlm.model.device import COMPILE_FLOPS, lacks_compiler, pick_device, threads
 from ddlm.model.folder import ModelFolder
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ from ddlm.training.distributed import Ranks, group, joined, meeting_place, wrapp
 from ddlm.training.loop import Trainer
 from ddlm.training.profiling import region
 from ddlm.training.reports import CURVE, Reporter
-from ddlm.training.start import start
+from ddlm.training.start import from_where, settled, start
 from ddlm.training.state import TrainState, new_state
 from ddlm.training.step import MaskedLoss
 from ddlm.training.utilisation import matrix_flops_per_s
@@ -90,11 +90,11 @@ def follow(index: int, port: int, job: Job) -> None:
 
 def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str, Tensor]]:
     """One rank's training. Returns the final state and the weights to ship."""
-    training = job.training
     manifest = read_manifest(job.shards_folder)
-    _require_enough_rows(manifest["splits"]["train"]["rows"], training.batch_size)
+    _require_enough_rows(manifest["splits"]["train"]["rows"], job.training.batch_size)
     tokenizer = Tokenizer.load(job.tokenizer_folder)
-    device = pick_device(training.device)
+    begun, device = from_where(job.training, job.scratch), pick_device(job.training.device)
+    training = settled(job.training, begun, device, ranks)
     torch.manual_seed(job.seed)
     denoiser = prepared(
         Denoiser(
@@ -106,8 +106,7 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
     )  # fmt: skip
     network = wrapped(MaskedLoss(denoiser), denoiser.blocks, ranks, training.sharding)
     state = new_state(denoiser, training, job.identity, ranks)
-    start(state, training, job.scratch, ranks)
-    autocast = uses_bfloat16(training.precision, device)
+    start(state, training, begun, ranks)
     # Named, not imported: what it draws can't change the weights, so its code is no part of this stage's fingerprint.
     preview = import_module("ddlm.training.preview").Preview(
         job.scratch, job.shards_folder, tokenizer, job.seed, ranks, run
@@ -117,12 +116,12 @@ def train(job: Job, ranks: Ranks, run: RunLog) -> tuple[TrainState, Mapping[str,
         loader=TokenLoader(
             job.shards_folder, "train", training.batch_size, job.seed, job.scratch, ranks.index, ranks.count
         ),
-        device=device, autocast=autocast, ranks=ranks, region=region if training.profile else nullcontext,
+        device=device, ranks=ranks, region=region if training.profile else nullcontext,
         validate=Validator(job.shards_folder, denoiser, job.seed, ranks, device), preview=preview,
         writer=checkpoint.Writer(job.scratch, training.keep_checkpoints),
-        reporter=_reporter(job, ranks, run, manifest, denoiser, autocast),
+        reporter=_reporter(job, training, ranks, run, manifest, denoiser),
     )  # fmt: skip
-    with _threads(training.threads or max(1, torch.get_num_threads() // training.processes)), _memory_named(training):
+    with threads(training.threads or max(1, torch.get_num_threads() // training.processes)), _memory_named(training):
         trainer.train(state)
     return state, shipped(state, training, job.scratch)
 
@@ -151,15 +150,15 @@ def compiles(denoiser: Denoiser, training: TrainingConfig, device: torch.device)
 
 
 def _reporter(
-    job: Job, ranks: Ranks, run: RunLog, manifest: Mapping[str, Any], denoiser: Denoiser, autocast: bool
+    job: Job, training: TrainingConfig, ranks: Ranks, run: RunLog, manifest: Mapping[str, Any], denoiser: Denoiser
 ) -> Reporter:
     rows, device = manifest["splits"]["train"], denoiser.embedding.weight.device
     return Reporter(
-        run=run, config=job.training, ranks=ranks, objective=weighting_of(job.objective).metric,
+        run=run, config=training, ranks=ranks, objective=weighting_of(job.objective).metric,
         seq_len=denoiser.seq_len, tokens_per_byte=rows["text_tokens"] / rows["text_bytes"],
         flops_per_token=denoiser.train_flops_per_token(),
-        matrix_flops_per_s=ranks.count * matrix_flops_per_s(device, torch.bfloat16 if autocast else torch.float32),
-        trace=job.scratch / "profile" if job.training.profile else None,
+        matrix_flops_per_s=ranks.count * matrix_flops_per_s(device, getattr(torch, training.precision)),
+        trace=job.scratch / "profile" if training.profile else None,
     )  # fmt: skip
 
 
@@ -168,16 +167,6 @@ def _require_enough_rows(rows: int, batch_size: int) -> None:
         raise UserError(
             f"training.batch_size {batch_size}: the training data has {rows} rows; take a smaller batch or more stories"
         )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

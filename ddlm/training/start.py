@@ -1,27 +1,50 @@
 """Where a run starts: its own newest checkpoint, another run's, a model's weights, or from nothing."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 from ddlm.config import UserError
+from ddlm.model.device import has_bfloat16, pick_precision
 from ddlm.model.transformer import Denoiser
 from ddlm.training import TrainingConfig, checkpoint
 from ddlm.training.distributed import Ranks, like
 from ddlm.training.state import TrainState
 
+logger = logging.getLogger(__name__)
 
-def start(state: TrainState, training: TrainingConfig, scratch: Path, ranks: Ranks) -> None:
-    """The newest own checkpoint, else the one to resume from, else given weights, else the initial ones."""
-    own = checkpoint.newest(scratch)
-    if own:
-        state.restore(own, ranks)
-    elif training.resume_from:
-        path = Path(training.resume_from)
-        _require_same_run(path, checkpoint.load(path)[1]["identity"], state.identity)
-        state.restore(path, ranks)
+
+def from_where(training: TrainingConfig, scratch: Path) -> Path | None:
+    """The checkpoint to go on from: the newest own one, else the one to resume from, else none."""
+    return checkpoint.newest(scratch) or (Path(training.resume_from) if training.resume_from else None)
+
+
+def settled(training: TrainingConfig, begun: Path | None, device: torch.device, ranks: Ranks) -> TrainingConfig:
+    """The section with its precision decided: the one in which the run began, else the first rank's pick.
+
+    Timed anew, `auto` could end a run in another precision than it began in, and with other bits.
+    """
+    if training.precision != "auto":
+        return training
+    precision = checkpoint.state_of(begun).get("precision") if begun else None
+    if precision == "bfloat16" and not has_bfloat16(device):
+        logger.warning("%s was trained in bfloat16, which this %s doesn't multiply: float32 from here", begun, device)
+        precision = "float32"
+    is_half = ranks.is_first and (precision or pick_precision("auto", device)) == "bfloat16"
+    (of_the_first,) = ranks.highest(float(is_half))
+    return training.model_copy(update={"precision": "bfloat16" if of_the_first else "float32"})
+
+
+def start(state: TrainState, training: TrainingConfig, begun: Path | None, ranks: Ranks) -> None:
+    """From the checkpoint where there is one, else from given weights, else from the initial ones."""
+    if begun:
+        if begun == Path(training.resume_from or ""):
+            _require_same_run(begun, checkpoint.state_of(begun)["identity"], state.identity)
+        state.restore(begun, ranks)
     elif training.init_from:
         _take_weights(state.model, Path(training.init_from))
 

@@ -25,6 +25,8 @@ class TrainState:
     optimizers: list[torch.optim.Optimizer]
     ema: MovingAverage | None
     identity: dict[str, object]
+    precision: str
+    """Settled: `float32` or `bfloat16`."""
     meter: Meter
     skipped: Tensor
     step: int = 0
@@ -47,6 +49,7 @@ class TrainState:
             "best": self.best,
             "curve": self.curve,
             "identity": self.identity,
+            "precision": self.precision,
         }
         if ranks.is_first:
             writer.save(self.step, tensors, state, self.best[1] if self.best else None)
@@ -85,7 +88,8 @@ def new_state(model: Denoiser, config: TrainingConfig, identity: dict[str, objec
     optimizers = [sharded(optimizer, ranks, config.sharding) for optimizer in make_optimizers(model, config)]
     ema = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     device = next(model.parameters()).device
-    return TrainState(model, optimizers, ema, identity, Meter.empty(device), torch.zeros((), device=device))
+    skipped = torch.zeros((), device=device)
+    return TrainState(model, optimizers, ema, identity, config.precision, Meter.empty(device), skipped)
 
 
 def whole_values(values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,11 +1,13 @@
 """Which device is taken."""
 
+import time
+
 import pytest
 import torch
 
 from ddlm.config import UserError
 from ddlm.model import device as devices
-from ddlm.model.device import pick_device, pick_inference_device, product_seconds, uses_bfloat16
+from ddlm.model.device import pick_device, pick_inference_device, pick_precision, product_seconds
 
 
 @pytest.mark.parametrize(
@@ -36,17 +38,17 @@ def test_cuda_that_is_asked_for_and_not_there_is_refused(pick: object, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("has_products", "seconds", "wanted"), [(True, 0.3, True), (True, 1.7, False), (False, 0.3, False)]
+    ("has_products", "seconds", "wanted"), [(True, 0.3, "bfloat16"), (True, 1.7, "float32"), (False, 0.3, "float32")]
 )
 def test_auto_takes_bfloat16_on_a_cpu_that_multiplies_it_and_faster(
-    has_products: bool, seconds: float, wanted: bool, monkeypatch: pytest.MonkeyPatch
+    has_products: bool, seconds: float, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_products)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(devices, "product_seconds", {torch.bfloat16: seconds, torch.float32: 1.0}.__getitem__)
-    assert uses_bfloat16("auto", torch.device("cpu")) is wanted
-    assert uses_bfloat16("bfloat16", torch.device("cpu"))
-    assert not uses_bfloat16("float32", torch.device("cpu"))
+    assert pick_precision("auto", torch.device("cpu")) == wanted
+    for given in ("bfloat16", "float32"):
+        assert pick_precision(given, torch.device("cpu")) == given
 
 
 def test_timing_a_product_draws_no_random_number() -> None:
@@ -55,6 +57,11 @@ def test_timing_a_product_draws_no_random_number() -> None:
     torch.manual_seed(0)
     assert product_seconds.__wrapped__(torch.bfloat16) > 0
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_time_that_others_take_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "mm", lambda *_: time.sleep(0.02))
+    assert product_seconds.__wrapped__(torch.float32) < 0.01
 
 
 @pytest.mark.usefixtures("can_compile")

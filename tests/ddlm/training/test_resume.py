@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ddlm.artifacts import Artifact
 from ddlm.config import UserError
-from ddlm.training import checkpoint, loop
+from ddlm.training import checkpoint, loop, start
 
 Train = Callable[..., Path]
 
@@ -78,6 +78,31 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_it(
     again = train("run", steps=8)
     assert "step-00000008 is damaged" in caplog.text
     assert weights(again) == done
+
+
+@pytest.mark.parametrize("begun", ["float32", "bfloat16"])
+def test_a_run_goes_on_in_the_precision_it_began_with(
+    train: Train, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[begun]
+    monkeypatch.setattr(start, "has_bfloat16", lambda _: True)
+    monkeypatch.setattr(start, "pick_precision", lambda *_: begun)
+    whole = train("whole", steps=8, decay="constant")
+    last = checkpoint.newest(train("cut", steps=4, decay="constant") / "scratch")
+    monkeypatch.setattr(start, "pick_precision", lambda *_: other)
+    assert weights(train("more", steps=8, resume_from=str(last), decay="constant")) == weights(whole)
+    assert weights(train("cut", steps=8, decay="constant")) == weights(whole)
+    assert weights(train("anew", steps=8, decay="constant")) != weights(whole)
+
+
+def test_where_nothing_multiplies_bfloat16_a_run_in_it_goes_on_in_float32_and_says_so(
+    train: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(start, "pick_precision", lambda *_: "bfloat16")
+    train("run", steps=4)
+    monkeypatch.setattr(start, "has_bfloat16", lambda _: False)
+    train("run", steps=8)
+    assert "was trained in bfloat16, which this cpu doesn't multiply: float32 from here" in caplog.text
 
 
 def first_made(recorder: Any, start: int = 0) -> int:
