@@ -188,7 +188,7 @@ def test_a_signal_to_another_rank_ends_this_one_too(
 ) -> None:
     monkeypatch.setattr(Ranks, "highest", lambda _, elapsed_s, __: [elapsed_s, 1.0])
     with pytest.raises(KeyboardInterrupt):
-        train("run")
+        train("run", precision="float32")
     saved = checkpoint.newest(tmp_path / "run" / "scratch")
     assert saved
     assert checkpoint.load(saved)[1]["step"] == 1
