@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError, Thread, current_thread
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import urlopen
 from uuid import uuid4
 
@@ -101,9 +101,11 @@ def s3() -> Iterator[None]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "of-nothing")
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            _wait_until(lambda: _answers(address))
-            yield
-            process.terminate()
+            try:
+                _wait_until(lambda: _answers(address), 120)
+                yield
+            finally:
+                process.terminate()
 
 
 @pytest.fixture
@@ -131,9 +133,11 @@ def objects() -> fsspec.AbstractFileSystem:
 
 def _answers(address: str) -> bool:
     try:
-        urlopen(address, timeout=1).close()
-    except URLError as error:
-        return not isinstance(error.reason, OSError)
+        urlopen(address, timeout=5).close()
+    except HTTPError:  # an answer all the same
+        return True
+    except OSError:
+        return False
     return True
 
 
