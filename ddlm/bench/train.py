@@ -97,7 +97,8 @@ def measure(experiment: Experiment, *, steps: int = 10, trace: Path | None = Non
 
 
 def trainer_of(experiment: Experiment) -> tuple[Trainer, TrainState]:
-    """A trainer on random rows, as the train stage would build it."""
+    """A trainer on random rows, as the train stage would build it; behind a causal start, if there is one."""
+    objective = experiment.objective.model_copy(update={"causal_start": 0.0})
     device = pick_device(experiment.training.device)
     training = settled(experiment.training, None, device, Ranks())
     vocab_size, seq_len = experiment.tokenizer.vocab_size, experiment.shards.seq_len
@@ -107,11 +108,11 @@ def trainer_of(experiment: Experiment) -> tuple[Trainer, TrainState]:
     model = prepared(network, training, device)
     reporter = Reporter(
         run=Unlogged(), config=training, ranks=Ranks(), seq_len=seq_len, tokens_per_byte=1.0,
-        objective=weighting_of(experiment.objective).metric, flops_per_token=model.train_flops_per_token(),
+        objective=weighting_of(objective).metric, flops_per_token=model.train_flops_per_token(),
         matrix_flops_per_s=matrix_flops_per_s(device, getattr(torch, training.precision)),
     )  # fmt: skip
     trainer = Trainer(
-        config=training, objective=experiment.objective, network=MaskedLoss(model), end_id=0,
+        config=training, objective=objective, network=MaskedLoss(model), end_id=0,
         loader=RandomRows(vocab_size, seq_len, training.batch_size), seed=experiment.seed, device=device,
         validate=lambda _: {}, preview=lambda _: None, ranks=Ranks(), writer=Writer(Path(), 1),
         reporter=reporter,

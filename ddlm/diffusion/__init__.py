@@ -57,10 +57,23 @@ class ObjectiveConfig(Section):
     """Every row comes twice: with a mask and with its complement."""
     truncation_share: float = Field(default=0.0, ge=0, le=1)
     """The share of steps whose whole batch is cut to a random length."""
+    causal_start: float = Field(default=0.0, ge=0, lt=1)
+    """The share of training, from its beginning, in which the network reads and predicts as the twin does."""
 
     @property
     def is_autoregressive(self) -> bool:
         return self.kind == "autoregressive"
+
+    def at(self, share_done: float) -> "ObjectiveConfig":
+        """What is minimised when so much of training is done.
+
+        A causal model learns from every position of a row, a masked one from some. Source: Gong et al., 2024
+        (2410.17891), who adapt trained causal models and keep their shifted output; our deviations: one training does
+        both, and what is masked is predicted in its own place.
+        """
+        if share_done >= self.causal_start:
+            return self
+        return ObjectiveConfig(kind="autoregressive", truncation_share=self.truncation_share)
 
     @model_validator(mode="after")
     def _the_twin_has_no_noise(self) -> "ObjectiveConfig":

@@ -41,6 +41,16 @@ class Experiment(Section):
         require_causal(self.model, self.objective.is_autoregressive)
         return self
 
+    @model_validator(mode="after")
+    def _a_causal_start_sees_whole_rows(self) -> "Experiment":
+        """Segments found in the shifted row would begin one token late."""
+        if self.objective.causal_start and self.model.segment_mask:
+            raise ValueError(
+                f"objective.causal_start {self.objective.causal_start:g} reads rows that model.segment_mask would cut; "
+                "set model.segment_mask = false or leave causal_start out"
+            )
+        return self
+
 
 def load_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read a TOML file and apply overrides by dotted key. Raises: UserError naming key, value and remedy."""

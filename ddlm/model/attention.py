@@ -83,12 +83,12 @@ def block_mask(block: int, segments: Int[Tensor, "b l"]) -> BlockMask:
     )  # fmt: skip
 
 
-def make_mask(config: ModelConfig, ids: Int[Tensor, "b l"], segments: Int[Tensor, "b l"] | None) -> Mask:
-    """Blocks on CUDA, where FlexAttention skips what nobody sees; elsewhere a table."""
-    if config.attention == "bidirectional" and segments is None:
+def make_mask(block: int | None, ids: Int[Tensor, "b l"], segments: Int[Tensor, "b l"] | None) -> Mask:
+    """Of `ModelConfig.visible_block`. Blocks on CUDA, where FlexAttention skips what nobody sees; elsewhere a table."""
+    if block is None and segments is None:
         return None
     make = block_mask if ids.is_cuda else dense_mask
-    return make(config.visible_block or ids.shape[1], torch.zeros_like(ids) if segments is None else segments)
+    return make(block or ids.shape[1], torch.zeros_like(ids) if segments is None else segments)
 
 
 def attend(

@@ -162,12 +162,20 @@ class Denoiser(nn.Module):
         With a segment mask they are found in the ids. A masked end token hides its border too: told apart by the clean
         row, stories would give away their lengths.
         """
-        ids = self.inputs(ids)
+        return self._stream(self.inputs(ids), segments, self.config.visible_block)
+
+    def causal_hidden(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+        """The stream as an autoregressive network of these weights has it, whatever this one is."""
+        return self._stream(self.shifted(ids), None, 1)
+
+    def _stream(
+        self, ids: Int[Tensor, "b l"], segments: Int[Tensor, "b l"] | None, visible_block: int | None
+    ) -> Float[Tensor, "b l d"]:
         if segments is None and self.config.segment_mask:
             segments = segments_of(ids, self.end_id)
         is_start = starts_of(torch.zeros_like(ids[:1]) if segments is None else segments)
         x = self.embed(ids, is_start)
-        mask = make_mask(self.config, ids, segments)
+        mask = make_mask(visible_block, ids, segments)
         time = self.time((ids == self.vocab_size).float().mean(1)) if self.config.time_conditioning else None
         inputs = (self.rotary[:, : ids.shape[1]], mask, time)
         for block in self.blocks:
@@ -177,7 +185,10 @@ class Denoiser(nn.Module):
 
     def inputs(self, ids: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """What enters at each position: its own token, or the one before."""
-        return F.pad(ids[:, :-1], (1, 0), value=self.end_id) if self.is_autoregressive else ids
+        return self.shifted(ids) if self.is_autoregressive else ids
+
+    def shifted(self, ids: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+        return F.pad(ids[:, :-1], (1, 0), value=self.end_id)
 
     def embed(self, ids: Int[Tensor, "b l"], is_start: Bool[Tensor, "one_or_b l"]) -> Float[Tensor, "b l d"]:
         """What enters the first block. `start` marks the first position of each segment.

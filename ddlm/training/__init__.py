@@ -98,8 +98,16 @@ class TrainingConfig(Section):
         return super().keyed() | own
 
 
+def share_done(config: TrainingConfig, step: int, elapsed_s: float) -> float:
+    """The share of training that is done, by steps or by the clock, whichever is further on."""
+    return min(1.0, max(step / config.steps, _by_clock(config, elapsed_s)))
+
+
 def progress(config: TrainingConfig, step: int, elapsed_s: float) -> float:
-    """The share of training that is done, after warm-up, by steps or by the clock, whichever is further on."""
+    """The same with steps counted after warm-up: what the learning rate follows."""
     by_steps = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    by_clock = elapsed_s / 60 / (config.max_minutes or math.inf)
-    return min(1.0, max(0.0, by_steps, by_clock))
+    return min(1.0, max(0.0, by_steps, _by_clock(config, elapsed_s)))
+
+
+def _by_clock(config: TrainingConfig, elapsed_s: float) -> float:
+    return elapsed_s / 60 / (config.max_minutes or math.inf)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddlm.diffusion import ObjectiveConfig
 from ddlm.diffusion.noise import draw_noise
-from ddlm.training import TrainingConfig, progress
+from ddlm.training import TrainingConfig, progress, share_done
 from ddlm.training.checkpoint import Writer
 from ddlm.training.distributed import Ranks, last_part_synchronises
 from ddlm.training.interruption import postponed
@@ -68,14 +68,15 @@ class Trainer:
         interrupted = False
         with postponed() as received, self.reporter.following(state):
             while not interrupted and not self.is_over(state):
+                was_start = self.is_start(state)
                 last = self.train_step(state, self.reporter.waited_for(batches))
                 state.elapsed_s, signal = self.ranks.highest(time.monotonic() - started, float(received()))
-                interrupted = bool(signal)
-                measures = self.is_due(state, self.config.validate_every_steps) and not interrupted
+                interrupted, is_start = bool(signal), self.is_start(state)
+                measures = self.is_due(state, self.config.validate_every_steps) and not (is_start or interrupted)
                 validation = self.validate(state) if measures else {}
                 is_best = bool(validation) and state.note_validation(validation)
-                if validation or self.is_due(state, self.config.log_every_steps):
-                    self.reporter.report(state, last | validation)
+                if validation or is_start != was_start or self.is_due(state, self.config.log_every_steps):
+                    self.reporter.report(state, last | validation, is_start=was_start)
                 if is_best or interrupted or self.is_due(state, self.config.save_every_steps):
                     state.save(self.writer, self.ranks)
                 if self.config.sample_every_steps and self.is_due(state, self.config.sample_every_steps):
@@ -88,7 +89,7 @@ class Trainer:
     def train_step(self, state: TrainState, x_0: Tensor) -> dict[str, Tensor | float]:
         """One optimizer step over the global batch, whose noise, like its rows, depends on (seed, step) alone."""
         with self.region("noise"):
-            parts, sums = self.noised(state.step, x_0)
+            parts, sums = self.noised(self.objective_at(state), state.step, x_0)
         torch.manual_seed(self.seed * SEED_STRIDE + state.step)  # dropout
         for part in parts:
             sums += self.micro_step(part, is_last=part is parts[-1])
@@ -105,14 +106,14 @@ class Trainer:
         by_group = {f"train/lr/{name}": rate for name, rate in rates.items()}
         return {"train/grad_norm": norm, "train/lr": rates["hidden"], **by_group}
 
-    def noised(self, step: int, x_0: Tensor) -> tuple[list[Part], Tensor]:
+    def noised(self, objective: ObjectiveConfig, step: int, x_0: Tensor) -> tuple[list[Part], Tensor]:
         """The rows cut into parts, noised; and the step's own sums."""
         rows = self.ranks.share(self.config.batch_size)
         noise = draw_noise(
-            self.objective, seed=self.seed, step=step, batch_size=self.config.batch_size, seq_len=x_0.shape[1],
+            objective, seed=self.seed, step=step, batch_size=self.config.batch_size, seq_len=x_0.shape[1],
             rows=rows, device=self.device,
         )  # fmt: skip
-        parts = parts_of(x_0, noise, self.objective, rows, self.config.accumulation)
+        parts = parts_of(x_0, noise, objective, rows, self.config.accumulation)
         return parts, of_step(noise, self.ranks, self.device)
 
     def micro_step(self, part: Part, *, is_last: bool) -> Tensor:
@@ -126,6 +127,14 @@ class Trainer:
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    def objective_at(self, state: TrainState) -> ObjectiveConfig:
+        """What the next step minimises."""
+        return self.objective.at(share_done(self.config, state.step, state.elapsed_s))
+
+    def is_start(self, state: TrainState) -> bool:
+        """Whether that is not yet the objective that the network is trained for."""
+        return self.objective_at(state) is not self.objective
 
     def is_due(self, state: TrainState, every: int) -> bool:
         return state.step % every == 0 or self.is_over(state)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddlm.artifacts import RunLog
 from ddlm.config import UserError
 from ddlm.data.progress import bar
+from ddlm.diffusion.objective import AUTOREGRESSIVE
 from ddlm.training import TrainingConfig
 from ddlm.training.distributed import Ranks, whole
 from ddlm.training.meter import Metrics
@@ -25,9 +26,10 @@ logger = logging.getLogger(__name__)
 
 CURVE = (
     "train/nll_nats", "train/bits_per_byte", "train/accuracy", "val/nll_nats", "val/bits_per_byte", "val/accuracy",
-    "train/lr", "train/grad_norm",
+    "train/autoregressive_nats", "train/lr", "train/grad_norm",
 )  # fmt: skip
 """What the curve keeps of each report."""
+OF_THE_BOUND = ("train/nll_nats", "train/bits_per_byte", "train/accuracy")
 
 
 @dataclass
@@ -82,12 +84,16 @@ class Reporter:
         self._show(state.step, self._note)
         self._traced()
 
-    def report(self, state: TrainState, last: Mapping[str, Tensor | float]) -> None:
+    def report(self, state: TrainState, last: Mapping[str, Tensor | float], *, is_start: bool) -> None:
         """Log what happened since the last report, and the values of the last step.
 
+        is_start: whether the steps were a causal start, which says nothing of the bound; so nothing is said of it.
         Raises: UserError when more steps have been skipped than are allowed.
         """
-        metrics = state.meter.take(self.ranks, self.objective, self.tokens_per_byte)
+        objective = AUTOREGRESSIVE.metric if is_start else self.objective
+        metrics = state.meter.take(self.ranks, objective, self.tokens_per_byte)
+        if is_start:
+            metrics = {name: value for name, value in metrics.items() if name not in OF_THE_BOUND}
         metrics |= {name: float(value) for name, value in last.items()}
         metrics["train/skipped_steps"] = float(state.skipped)
         metrics["train/tokens_seen"] = float(state.step * self.config.batch_size * self.seq_len)
@@ -95,7 +101,7 @@ class Reporter:
         metrics |= weight_norms(state) | self._pace(state)
         if self.ranks.is_first:
             self.run.log(metrics, state.step)
-            self._tell(state, metrics)
+            self._tell(state, metrics, is_start)
         self._open_window(state)
         self._require_few_skipped(state)
 
@@ -111,9 +117,11 @@ class Reporter:
             pace["perf/cuda_peak_memory_bytes"] = float(torch.cuda.max_memory_allocated())
         return pace
 
-    def _tell(self, state: TrainState, metrics: Metrics) -> None:
+    def _tell(self, state: TrainState, metrics: Metrics, is_start: bool) -> None:
         told = f"{metrics.get('train/nll_nats', math.nan):.3f} nats a token"
         told += f", {metrics.get('train/bits_per_byte', math.nan):.3f} bits a byte"
+        if is_start:
+            told = f"causal start, {metrics.get(f'train/{AUTOREGRESSIVE.metric}', math.nan):.3f} nats a position"
         if "val/nll_nats" in metrics:
             told += f", validation {metrics['val/nll_nats']:.3f} and {metrics['val/bits_per_byte']:.3f}"
         self._note = f"{told}, {metrics['perf/tokens_per_s']:,.0f} tokens/s"

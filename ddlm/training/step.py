@@ -19,12 +19,14 @@ BUCKETS = 10
 class Part:
     """Rows of one rank that go through the network at once: one part of the accumulation.
 
+    is_causal: whether the network reads from left to right here, and nothing is masked.
     place: where in the flattened rows the masked positions are; known without asking the device how many there are.
     weight, bound_weight, bucket: of each masked position's row.
     """
 
     x_0: Int[Tensor, "b l"]
     is_masked: Bool[Tensor, "b l"]
+    is_causal: bool
     place: Int[Tensor, " n"]
     weight: Float[Tensor, " n"]
     bound_weight: Float[Tensor, " n"]
@@ -42,14 +44,14 @@ def parts_of(
     bound_weight = bound_weights(objective, noise.count, noise.length)[rows]
     count = noise.count[rows]
     cut = [values.chunk(accumulation) for values in (x_0, noise.is_masked, count, weight, bound_weight)]
-    return [_part(*values) for values in zip(*cut, strict=True)]
+    return [_part(objective.is_autoregressive, *values) for values in zip(*cut, strict=True)]
 
 
-def _part(x_0: Tensor, is_masked: Tensor, count: Tensor, weight: Tensor, bound_weight: Tensor) -> Part:
+def _part(is_causal: bool, x_0: Tensor, is_masked: Tensor, count: Tensor, weight: Tensor, bound_weight: Tensor) -> Part:
     place = is_masked.flatten().byte().argsort(descending=True, stable=True)[: int(count.sum())]
     bucket = (count - 1) * BUCKETS // x_0.shape[1]
     per_row = (sent(values.repeat_interleave(count), x_0.device) for values in (weight, bound_weight, bucket))
-    return Part(x_0, is_masked, place, *per_row)
+    return Part(x_0, is_masked, is_causal, place, *per_row)
 
 
 class MaskedLoss(nn.Module):
@@ -61,10 +63,11 @@ class MaskedLoss(nn.Module):
 
     def forward(self, part: Part) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted loss, and for every masked position its nats and whether the best guess was right."""
-        x_t = part.x_0
-        if not self.denoiser.is_autoregressive:
-            x_t = x_t.masked_fill(part.is_masked, self.denoiser.vocab_size)
-        hidden = self.denoiser.hidden(x_t).flatten(0, 1)[part.place]
+        if part.is_causal:
+            stream = self.denoiser.causal_hidden(part.x_0)
+        else:
+            stream = self.denoiser.hidden(part.x_0.masked_fill(part.is_masked, self.denoiser.vocab_size))
+        hidden = stream.flatten(0, 1)[part.place]
         targets = part.x_0.flatten()[part.place]
         soft_cap = self.denoiser.config.logit_soft_cap
         return linear_cross_entropy(hidden, self.denoiser.head_weight, targets, part.weight, soft_cap)

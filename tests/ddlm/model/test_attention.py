@@ -62,7 +62,7 @@ SEGMENTS = torch.tensor([[0] * 5 + [1] * 11, [0] * 16])
 @pytest.mark.parametrize("segments", [None, SEGMENTS])
 def test_every_kernel_computes_attention_over_what_is_visible(kind: dict[str, Any], segments: Tensor | None) -> None:
     ids = torch.zeros(2, LENGTH, dtype=torch.long)
-    mask = make_mask(config(**kind), ids, segments)
+    mask = make_mask(config(**kind).visible_block, ids, segments)
     drawn = projections()
     expected = reference(*drawn, brute_force(kind, torch.zeros_like(ids) if segments is None else segments))
     assert mask is None or isinstance(mask, Tensor)
@@ -88,7 +88,7 @@ def test_blocks_for_flex_attention_hide_what_the_table_hides(block: int, kind: d
 def test_compiled_flex_attention_equals_the_table_on_cuda_with_its_gradients(kind: dict[str, Any]) -> None:
     segments = SEGMENTS.repeat_interleave(16, dim=1).cuda()
     drawn = [tensor.cuda().requires_grad_() for tensor in projections(256)]
-    blocks = make_mask(config(**kind), segments, segments)
+    blocks = make_mask(config(**kind).visible_block, segments, segments)
     assert not isinstance(blocks, Tensor)
     table = brute_force(kind, segments.cpu()).cuda()
     results = [torch.autograd.grad(attend(*drawn, mask).square().sum(), drawn) for mask in (blocks, table)]
@@ -98,7 +98,7 @@ def test_compiled_flex_attention_equals_the_table_on_cuda_with_its_gradients(kin
 
 def test_bidirectional_attention_needs_no_mask_and_every_other_needs_one() -> None:
     ids = torch.zeros(2, LENGTH, dtype=torch.long)
-    masks: list[Mask] = [make_mask(config(**kind), ids, None) for kind in KINDS]
+    masks: list[Mask] = [make_mask(config(**kind).visible_block, ids, None) for kind in KINDS]
     assert [mask is None for mask in masks] == [True, False, False]
 
 

@@ -31,6 +31,7 @@ TWIN: dict[str, Any] = {"objective": {"kind": "autoregressive"}, "model": {"atte
     [
         *[(optimizer, {}, killed_after) for optimizer in ("adamw", "muon") for killed_after in (2, 7, 11)],
         ("muon", TWIN, 7),
+        *[("muon", {"objective": {"causal_start": 0.5}}, killed_after) for killed_after in (5, 7)],
     ],
 )
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
