@@ -1,12 +1,14 @@
 """Tokenising and packing, against bare `tokenizers.encode_batch` on the same text."""
 
 import multiprocessing
+import os
 import re
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from ddlm.artifacts import ArtifactStore
@@ -70,9 +72,21 @@ def repeat_stories(corpus: Path, output: Path, text_bytes: int) -> int:
 
 
 def in_fresh_process(action: Callable[..., ResultT], *arguments: Any) -> ResultT:
-    """So that no run finds memory, caches or threads of another."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """So that no run finds memory, caches or threads of another. Ends with this process, whatever ends it."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_the_parent) as pool:
         return pool.submit(action, *arguments).result()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def time_packing(corpus: Path, tokenizer: Path, shards: ShardsConfig) -> tuple[float, int]:

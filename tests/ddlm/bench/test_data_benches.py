@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,3 +46,41 @@ def test_a_fresh_process_does_not_inherit_peak_memory() -> None:
     block[::4096] = b"x" * len(block[::4096])
     assert peak_memory_bytes() > len(block)
     assert in_fresh_process(peak_memory_bytes) < len(block) - 100 * MEGABYTE
+
+
+WORK = """
+import os, sys, time
+from pathlib import Path
+from ddlm.bench.tokenize import in_fresh_process
+
+def work(note):
+    Path(note).write_text(str(os.getpid()))
+    time.sleep(90)
+
+if __name__ == "__main__":
+    in_fresh_process(work, sys.argv[1])
+"""
+
+
+def test_a_fresh_process_ends_with_the_one_that_asked_for_it(tmp_path: Path) -> None:
+    program, note = tmp_path / "program.py", tmp_path / "pid"
+    program.write_text(WORK)
+    with subprocess.Popen([sys.executable, str(program), str(note)]) as asking:
+        _wait_until(lambda: note.exists() and note.read_text() != "")
+        asking.kill()
+    fresh = int(note.read_text())
+    _wait_until(lambda: not _runs(fresh))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
