@@ -40,7 +40,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
         ("none", 1, {"weighting": "plain", "truncation_share": 0.4}),
         ("none", 2, {"complementary": True}),
         ("optimizer", 2, {}),
-        ("full", 2, {}),
+        ("full", 2, {"causal_start": 0.5}),
     ],
 )
 def test_two_processes_train_like_one(
