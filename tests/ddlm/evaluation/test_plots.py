@@ -73,6 +73,14 @@ def test_latency_shows_what_takes_steps_and_what_it_is_compared_with(axes_of):
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
+def test_a_causal_start_is_shaded_and_a_twin_has_none(axes_of):
+    start = {"train/autoregressive_nats": [(10, 5.0), (20, 4.0)], "val/nll_nats": [(40, 3.0)]}
+    later = axes_of(plots.draw_curve, start | {"train/nll_nats": [(30, 6.0), (40, 5.0)]})
+    (span,) = later.patches
+    assert (span.get_x(), span.get_width(), span.get_label()) == (0, 20, "causal start")
+    assert not axes_of(plots.draw_curve, start | {"train/nll_nats": [(10, 5.0), (20, 4.0)]}).patches
+
+
 def test_a_long_curve_has_no_markers_and_a_short_one_has(axes_of):
     curve = {"train/nll_nats": [(step, 5.0) for step in range(200)], "val/nll_nats": [(100, 4.0), (199, 3.5)]}
     training, validation = axes_of(plots.draw_curve, curve).lines
