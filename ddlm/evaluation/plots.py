@@ -7,18 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from ddlm.figures import (
-    COLOURS,
-    QUIET,
-    RULE,
-    SURENESS,
-    count_in_decades,
-    draw_series,
-    draw_values,
-    height_of,
-    label,
-    picture,
-)
+from ddlm.figures import COLOURS, QUIET, SURENESS, count_in_decades, draw_series, draw_values, height_of, label, picture
 from ddlm.generation import Frame
 
 Points = list[tuple[float, float]]
@@ -32,7 +21,7 @@ def draw_curve(curve: Mapping[str, Points], path: Path) -> None:
     causal = [step for step, _ in curve.get("train/autoregressive_nats", [])]
     with picture(path, height=4.2) as (axes,):
         if causal and causal[-1] < min((step for step, _ in curve["train/nll_nats"]), default=0):
-            axes.axvspan(0, causal[-1], color=RULE, label="causal start")
+            axes.axvspan(0, causal[-1], color=QUIET, alpha=0.2, label="causal start")
         for number, (name, called) in enumerate(CURVES.items()):
             points = curve.get(name) or []
             draw_series(axes, number, called, points, marked=len(points) <= MANY_POINTS)

@@ -66,10 +66,10 @@ def test_a_fresh_process_ends_with_the_one_that_asked_for_it(tmp_path: Path) -> 
     program, note = tmp_path / "program.py", tmp_path / "pid"
     program.write_text(WORK)
     with subprocess.Popen([sys.executable, str(program), str(note)]) as asking:
-        _wait_until(lambda: note.exists() and note.read_text() != "")
+        assert _comes_true(lambda: note.exists() and note.read_text() != "")
         asking.kill()
     fresh = int(note.read_text())
-    _wait_until(lambda: not _runs(fresh))
+    assert _comes_true(lambda: not _runs(fresh))
 
 
 def _runs(pid: int) -> bool:
@@ -79,8 +79,8 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _wait_until(holds: Callable[[], bool]) -> None:
+def _comes_true(claim: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
+    while not claim() and time.monotonic() < deadline:
         time.sleep(0.05)
+    return claim()
