@@ -97,8 +97,7 @@ def measure(experiment: Experiment, *, steps: int = 10, trace: Path | None = Non
 
 
 def trainer_of(experiment: Experiment) -> tuple[Trainer, TrainState]:
-    """A trainer on random rows, as the train stage would build it; behind a causal start, if there is one."""
-    objective = experiment.objective.model_copy(update={"causal_start": 0.0})
+    """A trainer on random rows, as the train stage would build it, past a causal start."""
     device = pick_device(experiment.training.device)
     training = settled(experiment.training, None, device, Ranks())
     vocab_size, seq_len = experiment.tokenizer.vocab_size, experiment.shards.seq_len
@@ -108,16 +107,18 @@ def trainer_of(experiment: Experiment) -> tuple[Trainer, TrainState]:
     model = prepared(network, training, device)
     reporter = Reporter(
         run=Unlogged(), config=training, ranks=Ranks(), seq_len=seq_len, tokens_per_byte=1.0,
-        objective=weighting_of(objective).metric, flops_per_token=model.train_flops_per_token(),
+        objective=weighting_of(experiment.objective).metric, flops_per_token=model.train_flops_per_token(),
         matrix_flops_per_s=matrix_flops_per_s(device, getattr(torch, training.precision)),
     )  # fmt: skip
     trainer = Trainer(
-        config=training, objective=objective, network=MaskedLoss(model), end_id=0,
+        config=training, objective=experiment.objective, network=MaskedLoss(model), end_id=0,
         loader=RandomRows(vocab_size, seq_len, training.batch_size), seed=experiment.seed, device=device,
         validate=lambda _: {}, preview=lambda _: None, ranks=Ranks(), writer=Writer(Path(), 1),
         reporter=reporter,
     )  # fmt: skip
-    return trainer, new_state(model, training, {}, Ranks())
+    state = new_state(model, training, {}, Ranks())
+    state.is_past_start = True
+    return trainer, state
 
 
 def time_steps(trainer: Trainer, state: TrainState, count: int) -> list[float]:

@@ -71,11 +71,12 @@ class Trainer:
                 was_start = self.is_start(state)
                 last = self.train_step(state, self.reporter.waited_for(batches))
                 state.elapsed_s, signal = self.ranks.highest(time.monotonic() - started, float(received()))
-                interrupted, is_start = bool(signal), self.is_start(state)
-                measures = self.is_due(state, self.config.validate_every_steps) and not (is_start or interrupted)
-                validation = self.validate(state) if measures else {}
+                interrupted, state.is_past_start = bool(signal), not self.is_start(state)
+                measures = state.is_past_start and self.is_due(state, self.config.validate_every_steps)
+                validation = self.validate(state) if measures and not interrupted else {}
                 is_best = bool(validation) and state.note_validation(validation)
-                if validation or is_start != was_start or self.is_due(state, self.config.log_every_steps):
+                turns = was_start and state.is_past_start
+                if validation or turns or self.is_due(state, self.config.log_every_steps):
                     self.reporter.report(state, last | validation, is_start=was_start)
                 if is_best or interrupted or self.is_due(state, self.config.save_every_steps):
                     state.save(self.writer, self.ranks)
@@ -130,7 +131,8 @@ class Trainer:
 
     def objective_at(self, state: TrainState) -> ObjectiveConfig:
         """What the next step minimises."""
-        return self.objective.at(share_done(self.config, state.step, state.elapsed_s))
+        is_past = state.is_past_start
+        return self.objective if is_past else self.objective.at(share_done(self.config, state.step, state.elapsed_s))
 
     def is_start(self, state: TrainState) -> bool:
         """Whether that is not yet the objective that the network is trained for."""

@@ -47,6 +47,7 @@ def start(state: TrainState, training: TrainingConfig, begun: Path | None, ranks
         state.restore(begun, ranks)
     elif training.init_from:
         _take_weights(state.model, Path(training.init_from))
+        state.is_past_start = True
 
 
 def _require_same_run(path: Path, saved: Mapping[str, object], own: Mapping[str, object]) -> None:

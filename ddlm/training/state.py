@@ -31,6 +31,8 @@ class TrainState:
     skipped: Tensor
     step: int = 0
     elapsed_s: float = 0.0
+    is_past_start: bool = False
+    """Whether a causal start is over. Never again not, though a longer run be made of it."""
     validations_without_best: int = 0
     best: tuple[float, int] | None = None
     curve: list[Metrics] = field(default_factory=list)
@@ -45,6 +47,7 @@ class TrainState:
         tensors["meter"] = {"sums": ranks.sum(self.meter.sums), "skipped": self.skipped}
         state = {
             "elapsed_s": self.elapsed_s,
+            "is_past_start": self.is_past_start,
             "validations_without_best": self.validations_without_best,
             "best": self.best,
             "curve": self.curve,
@@ -67,6 +70,7 @@ class TrainState:
         self.meter.sums.copy_(tensors["meter"]["sums"] * ranks.is_first)
         self.skipped.copy_(tensors["meter"]["skipped"])
         self.step, self.elapsed_s, self.curve = state["step"], state["elapsed_s"], state["curve"]
+        self.is_past_start = state.get("is_past_start", True)
         self.validations_without_best = state["validations_without_best"]
         self.best = (state["best"][0], state["best"][1]) if state["best"] else None
 

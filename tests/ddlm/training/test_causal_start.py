@@ -52,6 +52,20 @@ def test_the_start_is_reported_apart_and_validated_when_it_is_over(train: Train,
     assert "train/autoregressive_nats" in (folder / "output" / "curve.csv").read_text().splitlines()[0]
 
 
+def test_weights_that_are_given_have_their_start_behind_them(train: Train, recorder: Any) -> None:
+    first = train("first", steps=2)
+    train("next", recorder, steps=2, log_every_steps=1, init_from=str(first / "output"), **HALF)
+    assert all("train/nll_nats" in values for _, values in recorder.metrics)
+
+
+def test_a_run_that_is_made_longer_does_not_start_again(train: Train, recorder: Any) -> None:
+    last = checkpoint.newest(train("first", steps=8, **HALF) / "scratch")
+    train("more", recorder, steps=40, log_every_steps=1, resume_from=str(last), **HALF)
+    made = [values for step, values in recorder.metrics if step > 8]
+    assert len(made) == 32
+    assert all("train/nll_nats" in values for values in made)
+
+
 @pytest.mark.parametrize(("step", "elapsed_s", "share"), [(0, 0.0, 0.0), (5, 0.0, 0.5), (5, 54.0, 0.9), (10, 0.0, 1.0)])
 def test_how_much_is_done_counts_steps_or_the_clock(step: int, elapsed_s: float, share: float) -> None:
     config = TrainingConfig(steps=10, warmup_steps=20, max_minutes=1)
