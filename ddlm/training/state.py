@@ -32,7 +32,7 @@ class TrainState:
     step: int = 0
     elapsed_s: float = 0.0
     is_past_start: bool = False
-    """Whether a causal start is over. Never again not, though a longer run be made of it."""
+    """Whether a causal start is over; once it is, it stays so, also where the run is made longer."""
     validations_without_best: int = 0
     best: tuple[float, int] | None = None
     curve: list[Metrics] = field(default_factory=list)
