@@ -50,8 +50,10 @@ def pick_precision(wanted: str, device: torch.device) -> Precision:
     """`auto` takes bfloat16 where the hardware multiplies it, and on a CPU only where that is faster than float32."""
     if wanted != "auto":
         return "bfloat16" if wanted == "bfloat16" else "float32"
-    is_faster = device.type != "cpu" or product_seconds(torch.bfloat16) < product_seconds(torch.float32)
-    return "bfloat16" if has_bfloat16(device) and is_faster else "float32"
+    if not has_bfloat16(device):
+        return "float32"
+    is_slower = device.type == "cpu" and product_seconds(torch.bfloat16) >= product_seconds(torch.float32)
+    return "float32" if is_slower else "bfloat16"
 
 
 def has_bfloat16(device: torch.device) -> bool:
