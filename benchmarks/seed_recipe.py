@@ -1,4 +1,4 @@
-"""What does seed S3's recipe reach in the same wall time?
+"""What does seed S3's recipe reach in the same wall time, or with the same number of tokens?
 
 Question. S3 published a masked diffusion model of TinyStories after 15 hours of training. How far does its recipe come
 in minutes, on this machine, on our rows, by our measure?
@@ -11,12 +11,13 @@ plain mean cross-entropy over the masked ones; AdamW(0.9, 0.98), weight decay 0.
 clipping at 1.
 
 Kinder than its own set-up: attention without its weights (the fast path), neither checkpoints nor validation on the
-clock, warm-up and decay fitted to the minutes (so one run is one point: an earlier moment of a longer run would be
+clock, warm-up and decay fitted to the budget (so one run is one point: an earlier moment of a longer run would be
 judged at a high learning rate). Not its own: our rows, one story each with a tail of end tokens that is predicted too,
 since a bound must not be told the story's length. Its network is given t where the bound knows only ids, so t is what
 the share of masks says.
 
     python benchmarks/seed_recipe.py --minutes 2 --seed 1 --set corpus.source=FOLDER
+    python benchmarks/seed_recipe.py --tokens 409600 --seed 1 --set corpus.source=FOLDER
 """
 
 import json
@@ -108,13 +109,19 @@ def learning_rate_ratio(progress: float) -> float:
 
 
 def train(
-    model: SeedModel, batches: Iterator[Tensor], *, mask_id: int, minutes: float, learning_rate: float
+    model: SeedModel,
+    batches: Iterator[Tensor],
+    *,
+    mask_id: int,
+    minutes: float | None,
+    steps: int | None,
+    learning_rate: float,
 ) -> list[float]:
-    """Steps until the clock ends them. Returns the seconds of each."""
+    """`steps`, or as many as fit into `minutes`. Returns the seconds of each."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
     started = now = time.perf_counter()
     seconds: list[float] = []
-    while (progress := (now - started) / (60 * minutes)) < 1:
+    while (progress := len(seconds) / steps if steps else (now - started) / (60 * (minutes or 0))) < 1:
         optimizer.param_groups[0]["lr"] = learning_rate * learning_rate_ratio(progress)
         train_step(model, optimizer, next(batches), mask_id)
         before, now = now, time.perf_counter()
@@ -135,7 +142,9 @@ def train_step(model: SeedModel, optimizer: torch.optim.Optimizer, x_0: Tensor, 
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--minutes", type=float, required=True, help="of training")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--minutes", type=float, help="of training")
+    budget.add_argument("--tokens", type=int, help="of training, padding counted")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=1)
@@ -150,9 +159,13 @@ def main() -> None:
         loader = TokenLoader(inputs["shards"], "train", args.batch_size, args.seed, Path(home))
         model = SeedModel().train()
         seconds = train(
-            model, loader.batches(0, "cpu"), mask_id=tokenizer.mask_id, minutes=args.minutes,
+            model,
+            loader.batches(0, "cpu"),
+            mask_id=tokenizer.mask_id,
+            minutes=args.minutes,
+            steps=-(-args.tokens // (args.batch_size * SEQ_LEN)) if args.tokens else None,
             learning_rate=args.learning_rate,
-        )  # fmt: skip
+        )
 
         def denoiser(x_t: Tensor) -> Tensor:
             return model(x_t, time_of((x_t == tokenizer.mask_id).float().mean(1)))  # type: ignore[no-any-return]
