@@ -17,6 +17,7 @@ from pyarrow import parquet
 from ddlm.artifacts import Workspace
 from ddlm.config import UserError
 from ddlm.data import CorpusConfig
+from ddlm.data.checks import Words, objections
 from ddlm.data.progress import shown
 from ddlm.data.sources import Rows, open_splits, require_local, resolve
 
@@ -94,12 +95,14 @@ class SplitWriter:
     def __init__(self, path: Path) -> None:
         self.stories = 0
         self.text_bytes = 0
+        self.words = Words()
         self._writer = parquet.ParquetWriter(path, SCHEMA, compression="zstd")
         self._waiting: list[str] = []
 
     def add(self, text: str) -> None:
         self.stories += 1
         self.text_bytes += len(text.encode())
+        self.words.add(text)
         self._waiting.append(text)
         if len(self._waiting) == STORIES_AT_A_TIME:
             self._flush()
@@ -175,10 +178,8 @@ def _report(
         "read": {name: dict(counter) for name, counter in sorted(counts.items())},
         "stories": {name: writer.stories for name, writer in writers.items()},
         "text_bytes": {name: writer.text_bytes for name, writer in writers.items()},
+        "words": {name: writer.words.report() for name, writer in writers.items()},
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    for name, counter in counts.items():
-        if counter["broken"]:
-            logger.warning(
-                "corpus: %d of %d %s rows are broken and were left out", counter["broken"], counter["rows"], name
-            )
+    for objection in objections(counts, {name: writer.words for name, writer in writers.items()}):
+        logger.warning("corpus: %s", objection)

@@ -163,7 +163,7 @@ class TestCounting:
         folder = run(tmp_path / "stories.parquet")
         assert report(folder)["read"]["train"]["broken"] == 1
         assert sorted(everything(folder)) == sorted(STORIES)
-        assert "1 of 41 train rows are broken" in caplog.text
+        assert "1 of 41 train rows were left out: 0 empty, 1 broken" in caplog.text
 
     def test_equal_stories_give_equal_bytes_wherever_they_come_from(self, run: Build, tmp_path: Path) -> None:
         one = run(write_text(tmp_path / "stories.txt", STORIES))
