@@ -195,7 +195,7 @@ def resolve(tokenizer: TokenizerConfig) -> dict[str, Any] | None:
     return {"files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}}
 
 
-def build(workspace: Workspace, *, seed: int, tokenizer: TokenizerConfig, source: Any) -> None:  # noqa: ARG001
+def build(workspace: Workspace, *, tokenizer: TokenizerConfig, source: Any) -> None:  # noqa: ARG001  in the key
     """The tokenizer stage: train one on the corpus, or take the pretrained one in."""
     if tokenizer.pretrained is not None:
         backend = take_in(Path(tokenizer.pretrained), chat=tokenizer.chat)

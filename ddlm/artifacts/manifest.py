@@ -41,16 +41,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def parse_manifest(data: bytes, name: str) -> dict[str, Any]:
     """The manifest that lies at `name`. Raises: DamageError, also when it names a file outside its folder."""
     try:
-        manifest: dict[str, Any] = json.loads(data)
-    except ValueError as error:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise DamageError(f"{name} can't be read ({error})") from None
+    if not is_manifest(manifest):
+        raise DamageError(f"{name} is JSON, but no manifest")
     body = {key: value for key, value in manifest.items() if key != "checksum"}
-    if manifest.get("checksum") != digest_of(body):
+    if manifest["checksum"] != digest_of(body):
         raise DamageError(f"{name} does not match its own checksum")
     for file in map(PurePosixPath, body["files"]):
         if file.is_absolute() or ".." in file.parts:
             raise DamageError(f"{name} names {file}, which lies outside its folder")
-    return manifest
+    found: dict[str, Any] = manifest
+    return found
+
+
+def is_manifest(document: object) -> bool:
+    """Whether a JSON document has a manifest's shape."""
+    if not isinstance(document, dict) or not {"stage", "digest", "checksum"} <= document.keys():
+        return False
+    files = document.get("files")
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        for entry in files.values()
+    )
 
 
 def check(folder: Path, *, verify: bool) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from ddlm.artifacts.manifest import DamageError, check
+
 
 @runtime_checkable
 class RunLog(Protocol):
@@ -33,6 +35,9 @@ class Unlogged:
         del path, folder
 
 
+REMEDY = "run the same command with --verify, which rebuilds it"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact. `digest` depends on the bytes of its files alone."""
@@ -41,6 +46,15 @@ class Artifact:
     key: str
     digest: str
     path: Path
+
+    def require_whole(self) -> None:
+        """Hash every byte. Raises: DamageError naming the file and the remedy."""
+        try:
+            digest = check(self.path, verify=True)
+        except DamageError as damage:
+            raise DamageError(f"{self.stage} is damaged: {damage}; {REMEDY}") from None
+        if digest != self.digest:
+            raise DamageError(f"{self.stage} at {self.path} was replaced while this run used it; {REMEDY}")
 
 
 @dataclass(frozen=True)

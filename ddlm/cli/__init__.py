@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ddlm import __version__
+from ddlm.artifacts import DamageError
 from ddlm.cli import machine, models, page, runs, writing
 from ddlm.config import UserError
 
@@ -87,6 +88,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     """One line and an exit code for whatever ended a command."""
     if isinstance(error, UserError):
         return " ".join(str(error).split()), 2
+    if isinstance(error, DamageError):
+        return " ".join(str(error).split()), 1
     if isinstance(error, OSError) and error.errno in STORAGE_FAULTS:
         return f"{error.filename or 'writing'}: {STORAGE_FAULTS[error.errno]}", 2
     return f"{type(error).__name__}: {' '.join(str(error).split())} (DDLM_DEBUG=1 shows where)", 1

@@ -33,7 +33,7 @@ closing quote lost its third byte."""
 FEWEST_TRAIN_STORIES = 8
 
 
-def build(workspace: Workspace, *, seed: int, corpus: CorpusConfig, source: dict[str, Any]) -> None:  # noqa: ARG001
+def build(workspace: Workspace, *, corpus: CorpusConfig, source: dict[str, Any]) -> None:
     """Write train.parquet, validation.parquet and report.json.
 
     No story is in both splits: validation keeps it. Memory holds 16 bytes' hash a story, not the text.

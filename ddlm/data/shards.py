@@ -17,7 +17,7 @@ from ddlm.artifacts import Workspace
 from ddlm.data import ShardsConfig
 from ddlm.data.packing import LAYOUTS, Encoded, Encoder, Rows
 from ddlm.data.progress import shown
-from ddlm.tokenizer import Tokenizer, TokenizerConfig
+from ddlm.tokenizer import Tokenizer
 
 __all__ = ["Rows", "build", "iterate_rows", "pack", "read_manifest", "read_rows", "row_dtype"]
 
@@ -27,7 +27,7 @@ STORIES_AT_A_TIME = 256
 TOKENS_PER_ROW_GROUP = 1 << 18
 
 
-def build(workspace: Workspace, *, seed: int, tokenizer: TokenizerConfig, shards: ShardsConfig) -> None:  # noqa: ARG001
+def build(workspace: Workspace, *, shards: ShardsConfig) -> None:
     """The shards stage: `pack` on its inputs."""
     pack(workspace.inputs["corpus"], Tokenizer.load(workspace.inputs["tokenizer"]), workspace.output, shards)
 

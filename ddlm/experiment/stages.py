@@ -24,21 +24,25 @@ class Stage:
     """One stage.
 
     sections: the experiment's fields that it reads; its build function takes them as keyword arguments.
-    build: `module:function`, called as `function(workspace, seed=…, **sections)`.
+    build: `module:function`, called as `function(workspace, **sections)`, with `seed` where the stage is seeded.
     resolve: `module:function` of the sections: what the stage reads from outside, as a JSON document that becomes
         part of the key and is handed to the build function as `source`. Light to import: cached runs call it too.
+    is_seeded: whether the experiment's seed can change what it makes; only then it is in the key.
     """
 
     inputs: tuple[str, ...]
     sections: tuple[str, ...]
     build: str
     resolve: str | None = None
+    is_seeded: bool = True
 
 
 STAGES = {
-    "corpus": Stage((), ("corpus",), "ddlm.data.corpus:build", resolve="ddlm.data.sources:resolve"),
-    "tokenizer": Stage(("corpus",), ("tokenizer",), "ddlm.tokenizer:build", resolve="ddlm.tokenizer:resolve"),
-    "shards": Stage(("corpus", "tokenizer"), ("tokenizer", "shards"), "ddlm.data.shards:build"),
+    "corpus": Stage((), ("corpus",), "ddlm.data.corpus:build", resolve="ddlm.data.sources:resolve", is_seeded=False),
+    "tokenizer": Stage(
+        ("corpus",), ("tokenizer",), "ddlm.tokenizer:build", resolve="ddlm.tokenizer:resolve", is_seeded=False
+    ),
+    "shards": Stage(("corpus", "tokenizer"), ("shards",), "ddlm.data.shards:build", is_seeded=False),
     "train": Stage(
         ("tokenizer", "shards"), ("model", "objective", "training"), "ddlm.training.stage:build",
         resolve="ddlm.training.sources:resolve",
@@ -107,11 +111,11 @@ class Session:
             self.tracker.fail()
 
     def key(self, name: str, inputs: Iterable[Artifact]) -> str:
-        """The stage's key: its config, its inputs' digests, the seed, its source outside and its code."""
+        """The stage's key: its config, its inputs' digests, the seed if it has one, its source outside and its code."""
         stage = STAGES[name]
         document = {
             "stage": name,
-            "seed": self.experiment.seed,
+            "seed": self.experiment.seed if stage.is_seeded else None,
             "config": {section: _keyed(getattr(self.experiment, section)) for section in stage.sections},
             "inputs": {artifact.stage: artifact.digest for artifact in inputs},
             "source": self._source(name),
@@ -130,11 +134,15 @@ class Session:
     ) -> tuple[Artifact, bool]:
         """Find or build a stage's artifact. Returns it and whether this call built it.
 
+        Nothing is built from a damaged input. Raises: DamageError naming it and the remedy.
+
         watched: makes the log that the stage gets from its own, so that a caller hears what is reported.
         """
         inputs = list(inputs)
 
         def fill(output: Path, scratch: Path) -> None:
+            for artifact in inputs:
+                artifact.require_whole()
             logger.info("%s: building", name)
             with nullcontext(self.log) if self.log else self.tracker.stage(name) as run:
                 folders = {artifact.stage: artifact.path for artifact in inputs}
@@ -171,7 +179,9 @@ class Session:
         arguments = {section: getattr(self.experiment, section) for section in stage.sections}
         if stage.resolve:
             arguments["source"] = self._source(name)
-        load(stage.build)(workspace, seed=self.experiment.seed, **arguments)
+        if stage.is_seeded:
+            arguments["seed"] = self.experiment.seed
+        load(stage.build)(workspace, **arguments)
 
     def _source(self, name: str) -> Any:
         stage = STAGES[name]

@@ -138,3 +138,10 @@ def test_the_run_record_is_in_no_digest(tmp_path: Path) -> None:
     artifact, _ = store.build("corpus", "k", write_two)
     (artifact.path / "run.json").write_text(json.dumps({"host": "elsewhere"}))
     assert seal(artifact.path, "corpus") == artifact.digest
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '{"files": []}', '{"files": {"a": 1}}', "[" * 100_000])
+def test_a_manifest_that_is_json_and_no_manifest_is_damage(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(DamageError, match=r"manifest\.json"):
+        check(tmp_path, verify=False)

@@ -41,7 +41,7 @@ def make(corpus: Path, tmp_path: Path, recorder) -> Make:
         (tmp_path / folder).mkdir()
         section = TokenizerConfig(**{"vocab_size": 270, "min_frequency": 1, **config})
         workspace = Workspace({"corpus": corpus}, tmp_path / folder, tmp_path, recorder)
-        build(workspace, seed=0, tokenizer=section, source=resolve(section))
+        build(workspace, tokenizer=section, source=resolve(section))
         return Tokenizer.load(tmp_path / folder)
 
     return run

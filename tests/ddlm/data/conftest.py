@@ -64,7 +64,7 @@ def make_tokenizer(workspace: Callable[..., Workspace], corpus: Path) -> Callabl
 
     def make(**config: Any) -> Path:
         room = workspace(corpus=corpus)
-        build_tokenizer(room, seed=0, tokenizer=TokenizerConfig(**{"vocab_size": 300, **config}), source=None)
+        build_tokenizer(room, tokenizer=TokenizerConfig(**{"vocab_size": 300, **config}), source=None)
         return room.output
 
     return make

@@ -24,7 +24,7 @@ def run(workspace: Callable[..., Workspace]) -> Build:
 
     def make(source: Path | str, **config: Any) -> Path:
         room, section = workspace(), CorpusConfig(source=str(source), **config)
-        build(room, seed=0, corpus=section, source=resolve(section))
+        build(room, corpus=section, source=resolve(section))
         return room.output
 
     return make

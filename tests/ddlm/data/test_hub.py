@@ -112,7 +112,7 @@ from ddlm.artifacts import Workspace
 from ddlm.data import CorpusConfig
 from ddlm.data.corpus import build, resolve
 corpus = CorpusConfig.model_validate_json(sys.argv[1])
-build(Workspace({}, Path(sys.argv[2]), Path(sys.argv[2]), None), seed=0, corpus=corpus, source=resolve(corpus))
+build(Workspace({}, Path(sys.argv[2]), Path(sys.argv[2]), None), corpus=corpus, source=resolve(corpus))
 """
 
 

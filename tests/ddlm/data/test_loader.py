@@ -10,7 +10,6 @@ from ddlm.config import UserError
 from ddlm.data import ShardsConfig
 from ddlm.data.loader import ROWS_AT_A_TIME, TokenLoader, shuffled
 from ddlm.data.shards import build, read_rows
-from ddlm.tokenizer import TokenizerConfig
 
 BATCH = 12
 Load = Callable[..., TokenLoader]
@@ -19,7 +18,7 @@ Load = Callable[..., TokenLoader]
 @pytest.fixture
 def shards(workspace: Callable[..., Workspace], corpus: Path, make_tokenizer: Callable[..., Path]) -> Path:
     room = workspace(corpus=corpus, tokenizer=make_tokenizer())
-    build(room, seed=0, tokenizer=TokenizerConfig(), shards=ShardsConfig(seq_len=16, rows_per_shard=10))
+    build(room, shards=ShardsConfig(seq_len=16, rows_per_shard=10))
     return room.output
 
 

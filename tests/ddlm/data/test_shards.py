@@ -16,7 +16,7 @@ from ddlm.data import ShardsConfig
 from ddlm.data.corpus import read_stories
 from ddlm.data.packing import Encoder
 from ddlm.data.shards import build, encode, read_manifest, read_rows, row_dtype
-from ddlm.tokenizer import Tokenizer, TokenizerConfig
+from ddlm.tokenizer import Tokenizer
 
 Pack = Callable[..., Path]
 CONFIGS = [
@@ -34,7 +34,7 @@ def pack(workspace: Callable[..., Workspace], corpus: Path, make_tokenizer: Call
     def run(tokenizer: dict[str, Any] | None = None, corpus: Path = corpus, **shards: Any) -> Path:
         section = ShardsConfig(**{"seq_len": 32, **shards})
         room = workspace(corpus=corpus, tokenizer=make_tokenizer(**(tokenizer or {})))
-        build(room, seed=0, tokenizer=TokenizerConfig(), shards=section)
+        build(room, shards=section)
         return room.output
 
     return run

@@ -60,9 +60,9 @@ def inputs(tmp_path_factory):
     for split, (count, seed) in {"train": (40, 0), "validation": (15, 1)}.items():
         pq.write_table(pa.table({"text": stories(count, seed)}), folders["corpus"] / f"{split}.parquet")
     workspace = Workspace({"corpus": folders["corpus"]}, folders["tokenizer"], folders["scratch"], Recorder())
-    build_tokenizer(workspace, seed=0, tokenizer=TokenizerConfig(vocab_size=270), source=None)
+    build_tokenizer(workspace, tokenizer=TokenizerConfig(vocab_size=270), source=None)
     workspace = Workspace(folders, folders["shards"], folders["scratch"], Recorder())
-    build_shards(workspace, seed=0, tokenizer=TokenizerConfig(), shards=ShardsConfig(seq_len=SEQ_LEN))
+    build_shards(workspace, shards=ShardsConfig(seq_len=SEQ_LEN))
     pipeline = random_pipeline(Tokenizer.load(folders["tokenizer"]))
     pipeline.save_pretrained(folders["train"])
     curve = "step,train/nll_nats,val/nll_nats,train/lr\n1,5.5,,0.1\n2,5.0,5.2,0.1\n"

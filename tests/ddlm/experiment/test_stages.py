@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ddlm.artifacts import Artifact
+from ddlm.artifacts import Artifact, ArtifactStore, DamageError
 from ddlm.config import UserError
 from ddlm.experiment import Experiment, fingerprint
 from ddlm.experiment.fingerprint import reachable
@@ -36,6 +36,27 @@ def test_a_key_ignores_what_can_not_change_the_result(tiny: Experiment) -> None:
     assert key(tiny, rendering={"theme": "neon"}) == same
     elsewhere = [Artifact(item.stage, "another key", item.digest, Path("elsewhere")) for item in INPUTS]
     assert key(tiny, inputs=elsewhere) == same
+
+
+@pytest.mark.parametrize("stage", ["corpus", "tokenizer", "shards"])
+def test_a_stage_without_chance_has_no_seed_in_its_key(tiny: Experiment, stage: str) -> None:
+    inputs = [Artifact(name, "k", f"digest of {name}", Path(name)) for name in STAGES[stage].inputs]
+    assert key(tiny, stage, inputs, seed=2) == key(tiny, stage, inputs)
+
+
+def test_nothing_is_built_from_a_damaged_input(tiny: Experiment, tmp_path: Path) -> None:
+    """Sizes are right: only a hash shows it. What was built before the damage stays found."""
+    session = Session(tiny, store=ArtifactStore(tmp_path / "store"))
+    corpus, _ = session.run("corpus", [])
+    (path,) = corpus.path.glob("train.parquet")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(DamageError, match=r"corpus is damaged: .*train\.parquet.* --verify"):
+        session.run("tokenizer", [corpus])
+    mended, built = Session(tiny, store=session.store, verify=True).run("corpus", [])
+    assert built
+    assert session.run("tokenizer", [mended])[1]
 
 
 def forget() -> None:

@@ -20,7 +20,6 @@ from ddlm.export.gates import GraphError
 from ddlm.export.runtime.tokens import Draw
 from ddlm.export.text import Text, random_rows
 from ddlm.generation import DiffusionPipeline
-from ddlm.tokenizer import TokenizerConfig
 
 SAMPLING = SamplingConfig(unmasking="random", num_sampling_steps=4, top_k=7)
 WHOLE = ExportConfig(
@@ -51,7 +50,7 @@ def inputs(pipeline, tokenizer, stories, tmp_path_factory):
     tokenizer.save(folders["tokenizer"])
     pipeline.save_pretrained(folders["train"])
     workspace = Workspace(folders, folders["shards"], folders["scratch"], Recorder())
-    build_shards(workspace, seed=0, tokenizer=TokenizerConfig(), shards=ShardsConfig(seq_len=pipeline.seq_len))
+    build_shards(workspace, shards=ShardsConfig(seq_len=pipeline.seq_len))
     return folders
 
 
