@@ -21,6 +21,10 @@ class UserError(ValueError):
     """The user's mistake: one line that says what, got, wanted and what to do."""
 
 
+class Unreachable(ConnectionError):
+    """What others serve and can't be had now, in one line that says what to do. The same call may succeed later."""
+
+
 def home() -> Path:
     """The folder of all state: `outputs/` here, or where the environment variable DDLM_HOME says."""
     return Path(os.environ.get("DDLM_HOME") or "outputs").resolve()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddlm.artifacts.manifest import MANIFEST, RUN_RECORD, DamageError, check, parse_manifest
-from ddlm.config import UserError
+from ddlm.config import Unreachable, UserError
 
 QUICK_TO_GIVE_UP: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 2}}}
@@ -23,7 +23,7 @@ OURS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Faults of the disk here, which are not the store's."""
 
 
-class StoreUnavailable(ConnectionError):
+class StoreUnavailable(Unreachable):
     """The store can't be reached or doesn't do what it is asked. One line; the same call may succeed later."""
 
 

@@ -13,7 +13,7 @@ import typer
 from ddlm import __version__
 from ddlm.artifacts import DamageError
 from ddlm.cli import machine, models, page, runs, writing
-from ddlm.config import UserError
+from ddlm.config import Unreachable, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,7 +88,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     """One line and an exit code for whatever ended a command."""
     if isinstance(error, UserError):
         return " ".join(str(error).split()), 2
-    if isinstance(error, DamageError):
+    if isinstance(error, (DamageError, Unreachable)):
         return " ".join(str(error).split()), 1
     if isinstance(error, OSError) and error.errno in STORAGE_FAULTS:
         return f"{error.filename or 'writing'}: {STORAGE_FAULTS[error.errno]}", 2

@@ -39,6 +39,12 @@ def build(workspace: Workspace, *, corpus: CorpusConfig, source: dict[str, Any])
     No story is in both splits: validation keeps it. Memory holds 16 bytes' hash a story, not the text.
     Raises: UserError when the source has too few stories.
     """
+    if source["kind"] == "sample" and corpus.source != "sample":
+        logger.warning(
+            "THE HUB CAN'T BE REACHED: taking the few bundled sample stories instead of %s. "
+            "The model will be much worse than on the dataset itself.",
+            corpus.source,
+        )
     splits = open_splits(corpus, source)
     counts: dict[str, Counter[str]] = {}
     seen: set[bytes] = set()

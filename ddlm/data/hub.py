@@ -4,17 +4,26 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
-from ddlm.config import UserError
+from ddlm.config import Unreachable, UserError
 from ddlm.data import CorpusConfig
 
 logger = logging.getLogger(__name__)
 
 OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+BUSY = {429, 500, 502, 503, 504}
+"""Statuses after which the same question may be answered."""
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+Answer = TypeVar("Answer")
+
+
+class SwitchedOff(ConnectionError):
+    """The user has told the hub's client to stay offline."""
 
 
 def looks_like_an_id(source: str) -> bool:
@@ -25,7 +34,8 @@ def find_commit(corpus: CorpusConfig) -> str | None:
     """The commit that `corpus.revision` (else the main branch) is at. A full commit id is taken at its word.
 
     None when the hub can't be reached and the bundled sample stands in. Waits `corpus.hub_timeout_s` at most.
-    Raises: UserError when there is no such dataset, or no hub and offline="error".
+    Raises: UserError when there is no such dataset or the hub is switched off. Unreachable when there is no hub. Either
+    only with offline="error".
     """
     if corpus.offline == "error" and COMMIT.fullmatch(corpus.revision or ""):
         return corpus.revision
@@ -34,23 +44,22 @@ def find_commit(corpus: CorpusConfig) -> str | None:
     except ConnectionError as error:
         if corpus.offline == "error":
             raise _unreachable(corpus, error) from None
-        logger.warning(
-            "THE HUB CAN'T BE REACHED (%s): training on the few bundled sample stories instead of %s. "
-            "The model will be much worse than on the dataset itself.",
-            error, corpus.source,
-        )  # fmt: skip
+        logger.info("corpus: the hub can't be reached (%s); the bundled stories stand in", error)
         return None
     logger.info("corpus: %s at commit %s", corpus.source, commit)
     return commit
 
 
 def ask_hub(corpus: CorpusConfig) -> str:
-    """The dataset's commit. Raises: ConnectionError when the hub does not answer in time, UserError when it says no."""
+    """The dataset's commit. Raises: ConnectionError when the hub does not answer in time, UserError when it says no.
+
+    A hub that is busy for a moment is asked again.
+    """
     switch = next(
         (name for name in OFFLINE_SWITCHES if os.environ.get(name, "0").upper() in ("1", "ON", "YES", "TRUE")), None
     )
     if switch:
-        raise ConnectionError(f"{switch} is set")
+        raise SwitchedOff(f"{switch} is set")
     answer: Future[str] = Future()
 
     def ask() -> None:
@@ -109,7 +118,9 @@ def _ask(corpus: CorpusConfig) -> str:
     refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        info = api.dataset_info(corpus.source, revision=corpus.revision, timeout=corpus.hub_timeout_s)
+        info = _patiently(
+            lambda: api.dataset_info(corpus.source, revision=corpus.revision, timeout=corpus.hub_timeout_s)
+        )
     except refusals as error:
         raise UserError(
             f"corpus.source {corpus.source}: the hub does not give it ({type(error).__name__}); "
@@ -120,11 +131,28 @@ def _ask(corpus: CorpusConfig) -> str:
     return str(info.sha)
 
 
-def _unreachable(corpus: CorpusConfig, error: ConnectionError) -> UserError:
-    return UserError(
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask again, after a pause, a hub that answers that it is busy. Raises: what the last answer was."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for pause_s in PAUSES_S:
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            if error.response.status_code not in BUSY:
+                raise
+            logger.info("corpus: the hub is busy (%s); asking again in %g s", _first_line(error), pause_s)
+        time.sleep(pause_s)
+    return ask()
+
+
+def _unreachable(corpus: CorpusConfig, error: ConnectionError) -> UserError | Unreachable:
+    """Worth a retry, unless the user has switched the hub off."""
+    line = (
         f"corpus.source {corpus.source}: the hub can't be reached ({error}); take a local file or folder, "
         'corpus.source="sample", or corpus.offline="sample"'
     )
+    return UserError(line) if isinstance(error, SwitchedOff) else Unreachable(line)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from ddlm.config import Unreachable
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -11,7 +13,7 @@ class TrackingError(Exception):
     """A store did not take what it was given. One line, without credentials."""
 
 
-class Unavailable(TrackingError, ConnectionError):
+class Unavailable(TrackingError, Unreachable):
     """The store can't be reached or can't write now; the same call may succeed later."""
 
 

@@ -17,9 +17,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ddlm.config import UserError
+import ddlm.data.hub
+from ddlm.artifacts import Unlogged, Workspace
+from ddlm.config import Unreachable, UserError
 from ddlm.data import CorpusConfig
-from ddlm.data.corpus import resolve
+from ddlm.data.corpus import build, resolve
 from ddlm.data.hub import OFFLINE_SWITCHES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -169,7 +171,7 @@ def test_an_offline_switch_means_no_call_at_all(monkeypatch: pytest.MonkeyPatch,
 def test_a_silent_hub_is_given_up_in_time(hub: type[Hub]) -> None:
     hub.answer = lambda self: time.sleep(2)
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"the hub can't be reached"):
+    with pytest.raises(Unreachable, match=r"the hub can't be reached"):
         resolve(config(hub_timeout_s=0.5))
     assert time.monotonic() - started < 1.5
 
@@ -185,36 +187,61 @@ def test_a_trickling_hub_is_given_up_in_time(hub: type[Hub]) -> None:
 
     hub.answer = trickle
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"the hub can't be reached \(no answer in 0.5 s\)"):
+    with pytest.raises(Unreachable, match=r"the hub can't be reached \(no answer in 0.5 s\)"):
         resolve(config(hub_timeout_s=0.5))
     assert time.monotonic() - started < 1.5
 
 
 def test_an_unreachable_hub_names_the_local_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r'a local file or folder, corpus\.source="sample", or') as fault:
+    with pytest.raises(Unreachable, match=r'a local file or folder, corpus\.source="sample", or') as fault:
         resolve(config())
     assert "\n" not in str(fault.value)
 
 
-def test_an_unreachable_hub_falls_back_to_the_sample_loudly(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_an_unreachable_hub_falls_back_to_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert resolve(config(offline="sample")) == resolve(CorpusConfig(source="sample"))
-    (record,) = [record for record in caplog.records if record.name == "ddlm.data.hub"]
-    assert record.levelno == logging.WARNING
+
+
+def test_stories_built_from_the_sample_instead_are_loud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not so when they are cached: nothing is trained on then."""
+    sample = CorpusConfig(source="sample")
+    for corpus in (config(), sample):
+        build(Workspace({}, tmp_path, tmp_path, Unlogged()), corpus=corpus, source=resolve(sample))
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "THE HUB CAN'T BE REACHED" in record.message
 
 
 def test_a_login_page_is_no_hub(hub: type[Hub]) -> None:
     hub.answer = lambda self: self.send(200, b"<html>log in first</html>")
-    with pytest.raises(UserError, match="the hub can't be reached"):
+    with pytest.raises(Unreachable, match="the hub can't be reached"):
         resolve(config())
 
 
-def test_a_broken_hub_is_unreachable(hub: type[Hub]) -> None:
+def test_a_broken_hub_is_unreachable(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The world's fault: whoever retries what the world breaks, retries this."""
+    monkeypatch.setattr(ddlm.data.hub, "PAUSES_S", (0.01,))
     hub.answer = lambda self: self.send(503, {"error": "down"})
-    with pytest.raises(UserError, match="the hub can't be reached"):
+    with pytest.raises(Unreachable, match="the hub can't be reached") as fault:
         resolve(config())
+    assert not isinstance(fault.value, ValueError)
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_hub_that_is_busy_for_a_moment_is_asked_again(
+    hub: type[Hub], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(ddlm.data.hub, "PAUSES_S", (0.01, 0.01, 0.01))
+    refusals = [code, code]
+
+    def answer(self: Hub) -> None:
+        status = refusals.pop() if refusals else 200
+        self.send(status, INFO if status == 200 else {"error": "busy"})
+
+    hub.answer = answer
+    assert resolve(config())["commit"] == COMMIT
+    assert not refusals
 
 
 @pytest.mark.parametrize(("code", "error"), [(404, "RepoNotFound"), (403, "GatedRepo"), (404, "RevisionNotFound")])
