@@ -5,16 +5,25 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 EXECUTION_ONLY: dict[str, Any] = {"execution_only": True}
 """`Field(json_schema_extra=EXECUTION_ONLY)`: the field can't change a result, so no cache key holds it."""
 
 ConfigT = TypeVar("ConfigT", bound="Section")
+
+
+def expand_home(path: str) -> str:
+    """`~/stories` with the home folder in it: in a file, a service or `--key=~/x` no shell has done it."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+LocalPath = Annotated[str, AfterValidator(expand_home)]
+"""A setting that may be a path here."""
 
 
 class UserError(ValueError):
@@ -27,13 +36,13 @@ class Unreachable(ConnectionError):
 
 def home() -> Path:
     """The folder of all state: `outputs/` here, or where the environment variable DDLM_HOME says."""
-    return Path(os.environ.get("DDLM_HOME") or "outputs").resolve()
+    return Path(os.environ.get("DDLM_HOME") or "outputs").expanduser().resolve()
 
 
 class Section(BaseModel):
     """One section of an experiment: frozen, strictly typed, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
     def keyed(self) -> dict[str, Any]:
         """The fields that can change a result: what a cache key is made from."""
@@ -48,13 +57,18 @@ def is_execution_only(field: FieldInfo) -> bool:
 def read_toml(path: Path) -> dict[str, Any]:
     """Raises: UserError when the file is missing or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = path.expanduser().read_bytes()
     except FileNotFoundError:
         raise UserError(f"config {path}: no such file; configs/quick.toml is a good start") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path}: not valid TOML ({error}); mend that line") from None
     except OSError as error:
         raise UserError(f"config {path}: can't be read ({error.strerror}); give the path of a TOML file") from None
+    try:
+        return tomllib.loads(raw.decode("utf-8-sig").replace("\r\n", "\n"))  # as editors on Windows save it
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"config {path}: line {line} is not UTF-8 text; save the file as UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"config {path}: not valid TOML ({error}); mend that line") from None
 
 
 def dump_toml(config: Section) -> str:
@@ -103,8 +117,13 @@ def explain(kind: type[BaseModel], fault: Mapping[str, Any]) -> str:
         return f"unknown key {dotted}; allowed here: {', '.join(sorted(fields_at(kind, path[:-1])))}"
     if fault["type"] == "missing":
         return f"{dotted} is missing; add it"
-    got = "" if fault["type"] == "value_error" else f" (got {fault['input']!r})"
+    got = "" if fault["type"] == "value_error" else f" (got {shortened(repr(fault['input']))})"
     return f"{dotted}: {fault['msg'].removeprefix('Value error, ')}{got}"
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """What a line can show of something that may be long."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def fields_at(kind: type[BaseModel], path: Sequence[int | str]) -> set[str]:

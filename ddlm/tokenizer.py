@@ -17,7 +17,7 @@ from pydantic import Field
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from ddlm.artifacts import Workspace
-from ddlm.config import Section, UserError
+from ddlm.config import LocalPath, Section, UserError
 
 END, UNKNOWN, MASK = "<|endoftext|>", "<|unk|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END_OF_TURN = CHAT_TAGS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -35,14 +35,14 @@ class TokenizerConfig(Section):
     """`[tokenizer]`."""
 
     kind: Literal["bpe", "characters"] = "bpe"
-    vocab_size: int = Field(default=4096, ge=260)
+    vocab_size: int = Field(default=4096, ge=260, le=2**20)
     """What the model can write, special tokens included, the mask not. Characters take what the text has."""
     min_frequency: int = Field(default=2, ge=1)
     unknown: Literal["refuse", "replace"] = "refuse"
     """Characters that the training text never had."""
     chat: bool = False
     """Train on chat-formatted stories and reserve the chat tags."""
-    pretrained: str | None = None
+    pretrained: LocalPath | None = None
     """A folder with a tokenizer.json or a GPT-2 style vocab.json and merges.txt, taken instead of training one."""
     train_stories: int | None = Field(default=None, ge=1)
     """Stories that the tokenizer is trained on: the first ones; all when absent."""

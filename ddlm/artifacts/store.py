@@ -35,10 +35,8 @@ def open_store() -> "ArtifactStore":
     url, own = os.environ.get(STORE), home() / "artifacts"
     if not url:
         return ArtifactStore(own)
-    if "://" not in url:
-        return ArtifactStore(Path(url.removeprefix("file:")).resolve())
-    if url.startswith("file://"):
-        return ArtifactStore(Path(url.removeprefix("file://")).resolve())
+    if "://" not in url or url.startswith("file://"):
+        return ArtifactStore(Path(url.removeprefix("file://").removeprefix("file:")).expanduser().resolve())
     return ArtifactStore(own, Remote(url))
 
 

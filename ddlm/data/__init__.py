@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from ddlm.config import EXECUTION_ONLY, Section
+from ddlm.config import EXECUTION_ONLY, LocalPath, Section
 
 
 class CorpusConfig(Section):
     """`[corpus]`: where the stories come from."""
 
-    source: str = "roneneldan/TinyStories"
+    source: LocalPath = "roneneldan/TinyStories"
     """`sample` (the bundled stories), a local file or folder, or a hub dataset id."""
     revision: str | None = None
     """Pins a commit of the hub dataset."""
@@ -33,6 +33,6 @@ class ShardsConfig(Section):
     seq_len: int = Field(default=256, ge=8, le=8192)
     layout: Literal["story", "packed"] = "story"
     """`story`: one story a row, its tail filled with end tokens. `packed`: one continuous stream."""
-    rows_per_shard: int = Field(default=65536, ge=1)
+    rows_per_shard: int = Field(default=65536, ge=1, le=2**24)
     workers: int | None = Field(default=None, ge=1, json_schema_extra=EXECUTION_ONLY)
     """Threads that encode; every core when absent."""

@@ -28,7 +28,7 @@ def resolve(corpus: CorpusConfig) -> dict[str, Any]:
     """
     if corpus.source == "sample":
         return _sample()
-    path = Path(corpus.source).expanduser()
+    path = Path(corpus.source)
     if path.exists():
         root = path if path.is_dir() else path.parent
         return {"kind": "local", "files": {str(file.relative_to(root)): _sha256(file) for file in _files(path)}}
@@ -54,7 +54,7 @@ def open_splits(corpus: CorpusConfig, source: dict[str, Any]) -> dict[str, Rows]
     if source["kind"] == "hub":
         found = hub.open_splits(corpus, source["commit"], train=train[0], validation=validation[0])
     else:
-        path = SAMPLE if source["kind"] == "sample" else Path(corpus.source).expanduser()
+        path = SAMPLE if source["kind"] == "sample" else Path(corpus.source)
         field = "text" if source["kind"] == "sample" else corpus.text_field
         groups = split_files(path, train[0], validation[0])
         found = {name: read_files(files, field) for name, files in groups.items()}

@@ -111,7 +111,7 @@ class SamplingConfig(Section):
         "remdm_cap", "remdm_rescale", "remdm_loop", "revise",
     ] = "random"  # fmt: skip
     """Which positions are opened next, and how many; `ddlm.diffusion.unmasking` says what each does."""
-    num_sampling_steps: int = Field(default=64, ge=1)
+    num_sampling_steps: int = Field(default=64, ge=1, le=100_000)
     """Steps at most, over all blocks of a canvas. `first_hitting` takes one for each token instead."""
     grid: Literal["linear", "cosine"] = "linear"
     """How the number of masks falls over the steps: evenly, or slowly at first (Shi et al., MD4, 2024). `threshold` and
@@ -130,9 +130,9 @@ class SamplingConfig(Section):
     """Of `threshold` and `entropy_bound`: positions that one step opens at most."""
     remask_share: float | None = Field(default=None, gt=0, le=1)
     """Of `remdm_*`: the share of written tokens that a step masks again, at most; 0.02 when absent, of rescale 0.1."""
-    temperature: float = Field(default=0.8, ge=0)
+    temperature: float = Field(default=0.8, ge=0, le=100)
     """0 takes the most likely token."""
-    final_temperature: float | None = Field(default=None, gt=0)
+    final_temperature: float | None = Field(default=None, gt=0, le=100)
     """The temperature moves to this one while a text is written; it stays when absent."""
     temperature_schedule: Literal["linear", "cosine"] = "linear"
     """How it moves: evenly, or slowly at both ends."""
@@ -140,7 +140,7 @@ class SamplingConfig(Section):
     """Tokens are drawn from so many of the most likely ones; from all when absent."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Tokens are drawn from the most likely ones that together have this probability; 1 takes all."""
-    repetition_penalty: float = Field(default=1.0, ge=1)
+    repetition_penalty: float = Field(default=1.0, ge=1, le=100)
     """Logits of tokens that the text has already are divided by this where positive, multiplied where negative."""
     ends: Literal["drawn", "last", "free"] = "drawn"
     """Where a text ends. `drawn`: the model says at a block's first step how likely it ends before each position, and
@@ -154,4 +154,8 @@ class SamplingConfig(Section):
                 raise ValueError(f"{parameter} is for unmasking {wanted}, and that is {self.unmasking}; leave it out")
         if self.final_temperature is not None and self.temperature == 0:
             raise ValueError("final_temperature has no effect from temperature 0; leave it out or start above 0")
+        if self.cache == "approximate" and self.block_size is None:
+            raise ValueError("cache approximate has no effect without blocks; set block_size, or leave it out")
+        if self.temperature_schedule != "linear" and self.final_temperature is None:
+            raise ValueError("temperature_schedule has no effect without final_temperature; set it, or leave it out")
         return self

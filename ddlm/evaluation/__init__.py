@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ddlm.config import EXECUTION_ONLY, Section
+from ddlm.config import EXECUTION_ONLY, LocalPath, Section
 
 
 class EvaluationConfig(Section):
@@ -30,11 +30,11 @@ class EvaluationConfig(Section):
     """Stories whose middle sentence is taken out and written anew."""
     corpus_stories: int = Field(default=20_000, ge=1)
     """Training stories that samples are searched in for copied runs and known words: the first ones."""
-    judge: str | None = None
+    judge: LocalPath | None = None
     """A causal language model of transformers, a folder or a hub id, that judges samples beside real stories."""
-    twin: str | None = None
+    twin: LocalPath | None = None
     """A MODEL, the autoregressive one that is scored on the same stories."""
-    pairs: str | None = None
+    pairs: LocalPath | None = None
     """Minimal pairs in BLiMP's format: a jsonl file or a folder of them."""
     frontier: Literal["quick", "standard", "full"] | None = None
     """How many ways of writing the judge compares; none when absent."""

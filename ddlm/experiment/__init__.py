@@ -1,12 +1,13 @@
 """The composition: one experiment is every section's configuration, a name and a seed."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ddlm.config import Section, parse, read_toml, with_overrides
+from ddlm.config import Section, home, parse, read_toml, shortened, with_overrides
 from ddlm.data import CorpusConfig, ShardsConfig
 from ddlm.diffusion import ObjectiveConfig, SamplingConfig
 from ddlm.evaluation import EvaluationConfig
@@ -17,11 +18,19 @@ from ddlm.tokenizer import TokenizerConfig
 from ddlm.tracking import TrackingConfig
 from ddlm.training import TrainingConfig
 
+RESERVED = frozenset(
+    {
+        "artifacts", "comparisons", "control", "evaluations", "fetched", "mlartifacts", "mlruns", "prefect", "spool",
+        "stories", "sweeps", "tracking", "vendor", "wandb",
+    }
+)  # fmt: skip
+"""Folders beside the experiments' in the home folder, and the name of a bundled model: no experiment is called so."""
+
 
 class Experiment(Section):
     """Everything that decides a run's result."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    name: str
     """Names the folder under `outputs/` and the registered model `ddlm-<name>`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     corpus: CorpusConfig = CorpusConfig()
@@ -35,6 +44,18 @@ class Experiment(Section):
     rendering: RenderingConfig = RenderingConfig()
     export: ExportConfig = ExportConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _a_name_makes_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
+            raise ValueError(
+                f"got {shortened(repr(name))}, wanted at most 64 lower-case letters, digits, - and _, with a letter or "
+                "a digit first, since it names a folder and a registered model"
+            )
+        if name in RESERVED:
+            raise ValueError(f"{name!r} is the name of a folder of ddlm's own in {home()}; take another one")
+        return name
 
     @model_validator(mode="after")
     def _the_twin_sees_no_future(self) -> "Experiment":

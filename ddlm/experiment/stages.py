@@ -13,7 +13,7 @@ from ddlm.artifacts import Artifact, ArtifactStore, RunLog, Unlogged, Workspace,
 from ddlm.config import UserError, home
 from ddlm.experiment import Experiment
 from ddlm.experiment.fingerprint import fingerprint
-from ddlm.experiment.view import Summary, summarise
+from ddlm.experiment.view import Summary, place_of, summarise
 from ddlm.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ class Session:
         for name in self.force:
             require_stage(name)
         require_home()
+        place_of(self.experiment.name)
         self._sources: dict[str, Any] = {}
         self.tracker = Tracker(
             self.experiment.tracking,

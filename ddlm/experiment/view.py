@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddlm.artifacts import MANIFEST, RUN_RECORD, Artifact, ArtifactStore, digest_of
+from ddlm.artifacts import MANIFEST, RUN_RECORD, Artifact, ArtifactStore, digest_of, open_store
 from ddlm.config import UserError, dump_toml, home
 from ddlm.evaluation.measures import headlines, numbers_of
 from ddlm.experiment import Experiment
@@ -68,6 +68,14 @@ def require_folder_name(name: str) -> str:
     return name
 
 
+def place_of(name: str) -> Path:
+    """Where the view of an experiment is. Raises: UserError where something else is there."""
+    link = home() / name
+    if link.exists() and not link.is_symlink():
+        raise UserError(f"{link} is a folder of yours; move it away, or give the experiment another name")
+    return link
+
+
 def assemble(experiment: Experiment, done: Mapping[str, Artifact]) -> Path:
     """Swap in `outputs/<name>/`: a link to a folder named by its content. The same content costs nothing.
 
@@ -75,9 +83,7 @@ def assemble(experiment: Experiment, done: Mapping[str, Artifact]) -> Path:
     """
     content = {stage: artifact.digest for stage, artifact in done.items()}
     content["experiment"] = dump_toml(experiment)
-    link = home() / experiment.name
-    if link.exists() and not link.is_symlink():
-        raise UserError(f"{link} is a folder of yours; move it away, or give the experiment another name")
+    link = place_of(experiment.name)
     if link.is_symlink() and "train" not in done:
         return link
     folder = home() / ".views" / experiment.name / digest_of(content)[:16]
@@ -101,7 +107,7 @@ def _fill(folder: Path, experiment: Experiment, done: Mapping[str, Artifact]) ->
             if item.name not in (MANIFEST, RUN_RECORD):
                 _copy(item, temporary / place / item.name)
     toml = dump_toml(experiment)
-    used = {stage: str(artifact.path) for stage, artifact in done.items()}
+    used = {stage: f"{stage}/{artifact.key}" for stage, artifact in done.items()}
     (temporary / USED).write_text(json.dumps(used, indent=1))
     (temporary / "experiment.toml").write_text(toml)
     if "train" in done:
@@ -174,8 +180,12 @@ def best_sample(samples: list[dict[str, Any]]) -> str:
 
 
 def in_use() -> set[Path]:
-    """Artifact folders that a view is made from."""
+    """Artifact folders that a view is made from.
+
+    By stage and key, wherever the store is now: records of earlier versions have the whole path that it once had.
+    """
     used: set[Path] = set()
     for record in home().glob(f".views/*/*/{USED}"):
-        used |= {Path(path).resolve() for path in json.loads(record.read_text()).values()}
+        places = (Path(*Path(path).parts[-2:]) for path in json.loads(record.read_text()).values())
+        used |= {(open_store().root / place).resolve() for place in places}
     return used

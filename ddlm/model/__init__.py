@@ -17,10 +17,10 @@ class ModelConfig(Section):
 
     preset: Literal["tiny", "small", "medium", "large", "xlarge", "xxlarge"] | None = Field(default=None, exclude=True)
     """Fills in the dimensions that are not given, and is gone from the parsed config: only dimensions are left."""
-    d_model: int = Field(default=256, ge=8)
-    num_layers: int = Field(default=4, ge=1)
-    num_heads: int = Field(default=4, ge=1)
-    d_ff: int | None = Field(default=None, ge=8)
+    d_model: int = Field(default=256, ge=8, le=2**15)
+    num_layers: int = Field(default=4, ge=1, le=1024)
+    num_heads: int = Field(default=4, ge=1, le=2**12)
+    d_ff: int | None = Field(default=None, ge=8, le=2**18)
     """Width of the feed-forward layer; absent: 4 d_model for relu2, for swiglu 8/3 of it up to a multiple of 32."""
     activation: Literal["swiglu", "relu2"] = "swiglu"
     dropout: float = Field(default=0.0, ge=0, lt=1)

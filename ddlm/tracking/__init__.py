@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ddlm.config import EXECUTION_ONLY, Section, home
+from ddlm.config import EXECUTION_ONLY, LocalPath, Section, home
 from ddlm.tracking.backends import Backend, Nothing, Status
 from ddlm.tracking.mlflow_runs import MlflowRuns
 from ddlm.tracking.outbox import Outbox
@@ -29,7 +29,7 @@ class TrackingConfig(Section):
     """`[tracking]`."""
 
     backend: Literal["mlflow", "wandb", "jsonl", "none"] = "mlflow"
-    uri: str | None = None
+    uri: LocalPath | None = None
     """An MLflow server or store; `mlflow.db` in the home folder when absent. With wandb, its server."""
     flush_every_s: float = Field(default=10.0, gt=0, json_schema_extra=EXECUTION_ONLY)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ddlm.config import EXECUTION_ONLY, Section
+from ddlm.config import EXECUTION_ONLY, LocalPath, Section
 
 
 class GroupConfig(Section):
@@ -24,8 +24,8 @@ class TrainingConfig(Section):
     """`[training]`: all counts are optimizer steps; batches are rows, over all ranks and accumulation steps."""
 
     steps: int = Field(default=1000, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    accumulation: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=2**20)
+    accumulation: int = Field(default=1, ge=1, le=2**20)
     optimizer: Literal["adamw", "muon"] = "muon"
     """`muon`: Muon for the hidden matrices, AdamW for the rest."""
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -53,13 +53,13 @@ class TrainingConfig(Section):
     """Stops after so many validations without a new best, and ships the best weights, not the last."""
     max_skipped_steps: int = Field(default=20, ge=0)
     """A step with a loss or gradient that is not finite is skipped; more of them end the run."""
-    init_from: str | None = None
+    init_from: LocalPath | None = None
     """A model folder whose weights training starts from."""
-    resume_from: str | None = None
+    resume_from: LocalPath | None = None
     """A checkpoint folder to continue; only `steps` and execution-only fields may differ from its experiment."""
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", json_schema_extra=EXECUTION_ONLY)
     threads: int | None = Field(default=None, ge=1, json_schema_extra=EXECUTION_ONLY)
-    processes: int = Field(default=1, ge=1, json_schema_extra=EXECUTION_ONLY)
+    processes: int = Field(default=1, ge=1, le=1024, json_schema_extra=EXECUTION_ONLY)
     """Started here, each with its share of the batch. Under torchrun leave it 1: its ranks count instead."""
     sharding: Literal["none", "optimizer", "full"] = Field(default="none", json_schema_extra=EXECUTION_ONLY)
     """Over processes: `optimizer` shards its state (ZeRO-1), `full` parameters, gradients and state (FSDP2)."""

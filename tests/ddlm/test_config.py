@@ -1,14 +1,17 @@
 """Loading, overriding and refusing configuration."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from ddlm.config import UserError, dump_toml, parse, parse_override, read_toml
-from ddlm.experiment import Experiment, load_experiment
+from ddlm.artifacts import open_store
+from ddlm.config import UserError, dump_toml, home, parse, parse_override, read_toml
+from ddlm.experiment import RESERVED, Experiment, load_experiment
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
-TINY = Path(__file__).parents[2] / "configs" / "tiny.toml"
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "configs" / "tiny.toml"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -38,7 +41,15 @@ def test_an_override_reaches_its_field() -> None:
         ("training.steps=1.5", "training.steps.*integer"),
         ("model.num_heads=3", "d_model 32 is not an even multiple of num_heads 3"),
         ("rendering.theme=sepia", "unknown theme 'sepia'; wanted one of paper"),
-        ("name=Bad Name", "name: String should match pattern"),
+        ("name=Bad Name", "name: got 'Bad Name', wanted at most 64 lower-case letters"),
+        ("name=artifacts", "'artifacts' is the name of a folder of ddlm's own"),
+        (f"name={'x' * 300}", r"name: got 'x{59}… \(302 characters\)"),
+        ("training.learning_rate=inf", "training.learning_rate.*finite"),
+        ("training.betas=[0.9, nan]", "training.betas.*finite"),
+        ("tokenizer.vocab_size=1000000000", "tokenizer.vocab_size.*1048576"),
+        ("model.d_model=1000000", "model.d_model.*32768"),
+        ("sampling.cache=approximate", "cache approximate has no effect without blocks"),
+        ("sampling.temperature_schedule=cosine", "no effect without final_temperature"),
         ("training.steps.more=1", "steps is a value, not a section"),
     ],
 )
@@ -60,8 +71,38 @@ def test_a_missing_file_and_a_file_that_is_not_toml_are_refused(tmp_path: Path) 
     with pytest.raises(UserError, match="not valid TOML"):
         read_toml(tmp_path / "bad.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="not valid TOML"):
+    with pytest.raises(UserError, match="line 1 is not UTF-8 text"):
         read_toml(tmp_path / "binary.toml")
+
+
+def test_a_file_from_an_editor_on_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "windows.toml"
+    path.write_bytes("\ufeffname = 'a'\r\n[model]\r\nd_model = 32\r\n".encode())
+    assert read_toml(path) == {"name": "a", "model": {"d_model": 32}}
+    path.write_bytes(b"name = 'a'\nseed = 1\n# caf\xe9\n")
+    with pytest.raises(UserError, match=r"line 3 is not UTF-8"):
+        read_toml(path)
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_may_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {
+        "corpus.source", "tokenizer.pretrained", "training.init_from", "training.resume_from", "evaluation.judge",
+        "evaluation.twin", "evaluation.pairs", "tracking.uri",
+    }  # fmt: skip
+    found = load_experiment(TINY, dict.fromkeys(paths, "~/it")).model_dump()
+    assert {found[section][key] for section, _, key in (path.partition(".") for path in paths)} == {f"{tmp_path}/it"}
+    monkeypatch.setenv("DDLM_HOME", "~/state")
+    monkeypatch.setenv("DDLM_STORE", "~/store")
+    assert home() == tmp_path / "state"
+    assert open_store().root == tmp_path / "store"
+
+
+def test_every_folder_of_ddlms_own_is_reserved() -> None:
+    sources = [path.read_text() for folder in ("ddlm", "flows") for path in (ROOT / folder).rglob("*.py")]
+    own = {name for text in sources for name in re.findall(r'home\(\) / f?"(\w+)"', text)}
+    assert len(own) > 5
+    assert own <= RESERVED
 
 
 def test_execution_only_fields_are_not_part_of_a_key() -> None:

@@ -1,5 +1,6 @@
 """`outputs/<name>/`: assembled, swapped in, and what it protects from collection."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from ddlm.artifacts import Artifact, ArtifactStore
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
+from ddlm.experiment.stages import Session
 from ddlm.experiment.view import assemble, best_sample, in_use
 
 
@@ -59,6 +61,21 @@ def test_a_folder_of_the_users_is_not_replaced(artifact: Artifact, tiny: Experim
     (tmp_path / "tiny").mkdir()
     with pytest.raises(UserError, match="is a folder of yours"):
         assemble(tiny, {"train": artifact})
+    with pytest.raises(UserError, match="is a folder of yours"):
+        Session(tiny)  # before anything is built
+
+
+def test_what_a_view_uses_is_known_after_its_home_has_moved(
+    artifact: Artifact, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a record of an earlier version, which has the path that the artifact once had."""
+    link = assemble(tiny, {"train": artifact})
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    tmp_path.rename(moved)
+    monkeypatch.setenv("DDLM_HOME", str(moved))
+    assert in_use() == {moved / "artifacts" / "train" / "k"}
+    (moved / link.name / "artifacts.json").write_text(json.dumps({"train": str(artifact.path)}))
+    assert in_use() == {moved / "artifacts" / "train" / "k"}
 
 
 def test_the_best_sample_has_the_most_known_words_of_its_own() -> None:
