@@ -6,7 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +142,15 @@ def read_stories(folder: Path, split: str, limit: int | None = None) -> list[str
     return stories
 
 
-def read_source(path: Path, limit: int | None = None) -> list[str]:
-    """Cleaned, distinct stories of a local file or folder that is no artifact. Raises: UserError if it has none."""
-    config = CorpusConfig(source=str(path))
-    rows = chain.from_iterable(open_splits(config, require_local(path)).values())
-    stories = [text for _, text in islice(distinct(rows, set(), Counter()), limit)]
+def read_source(path: Path, limit: int | None = None, *, text_field: str = "text") -> list[str]:
+    """Cleaned, distinct stories of a local file or folder, to measure with: of a folder the validation split, if it
+    has one. Raises: UserError if there are none."""
+    splits = open_splits(CorpusConfig(source=str(path), text_field=text_field), require_local(path))
+    rows, counts = splits.get("validation", splits["train"]), Counter(rows=0, empty=0, broken=0)
+    stories = [text for _, text in islice(distinct(rows, set(), counts), limit)]
     if not stories:
-        raise UserError(f"{path}: no stories in it; give a file of parquet, jsonl or txt with text")
+        found = f"{counts['rows']} rows, {counts['empty']} empty and {counts['broken']} broken"
+        raise UserError(f"{path}: no stories in it ({found}); give a file of parquet, jsonl or txt with text")
     return stories
 
 
@@ -156,6 +158,8 @@ def _cleaned(row: object) -> str | None:
     if not isinstance(row, str):
         return None
     text = clean(row)
+    if "\0" in text:
+        return None
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, from JSON

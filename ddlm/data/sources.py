@@ -1,6 +1,7 @@
 """Where stories come from: the bundled sample, local files, a hub dataset. Raw rows, in bounded memory."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from hashlib import file_digest
@@ -8,10 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pyarrow import ArrowException, binary, parquet
+from pyarrow import ArrowException, DataType, binary, parquet, types
 
 from ddlm.config import UserError
 from ddlm.data import CorpusConfig, hub
+from ddlm.data.files import KINDS, split_files, story_files
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).with_name("sample.parquet")
 SEPARATOR = b"<|endoftext|>"
@@ -31,8 +35,8 @@ def resolve(corpus: CorpusConfig) -> dict[str, Any]:
     path = Path(corpus.source)
     if path.exists():
         root = path if path.is_dir() else path.parent
-        return {"kind": "local", "files": {str(file.relative_to(root)): _sha256(file) for file in _files(path)}}
-    if not hub.looks_like_an_id(corpus.source) or path.suffix in READERS:
+        return {"kind": "local", "files": {str(file.relative_to(root)): _sha256(file) for file in story_files(path)}}
+    if not hub.looks_like_an_id(corpus.source) or path.suffix.lower() in KINDS:
         raise UserError(
             f"corpus.source {corpus.source}: no such file; give a file or folder of parquet, jsonl or txt, "
             'a hub dataset id, or "sample"'
@@ -45,7 +49,7 @@ def require_local(path: Path) -> dict[str, Any]:
     """A document as `resolve` gives it, without the digests. Raises: UserError for a missing file."""
     if not path.exists():
         raise UserError(f"{path}: no such file; give a file or folder of parquet, jsonl or txt")
-    return {"kind": "local", "files": {str(file): "" for file in _files(path)}}
+    return {"kind": "local", "files": {str(file): "" for file in story_files(path)}}
 
 
 def open_splits(corpus: CorpusConfig, source: dict[str, Any]) -> dict[str, Rows]:
@@ -56,8 +60,10 @@ def open_splits(corpus: CorpusConfig, source: dict[str, Any]) -> dict[str, Rows]
     else:
         path = SAMPLE if source["kind"] == "sample" else Path(corpus.source)
         field = "text" if source["kind"] == "sample" else corpus.text_field
-        groups = split_files(path, train[0], validation[0])
-        found = {name: read_files(files, field) for name, files in groups.items()}
+        splits = split_files(path, train[0], validation[0])
+        if path.is_dir():
+            logger.info("corpus: %s", splits.describe(path))
+        found = {name: read_files(files, field) for name, files in splits.named().items()}
     slices = {"train": train[1], "validation": validation[1]}
     return {name: islice(rows, slices[name].start, slices[name].stop) for name, rows in found.items()}
 
@@ -71,22 +77,10 @@ def parse_split(text: str) -> tuple[str, slice]:
     return name, slice(int(start) if start else None, int(stop) if stop else None)
 
 
-def split_files(path: Path, train: str, validation: str) -> dict[str, list[Path]]:
-    """Files by split: a folder's `train.*` (or `train-*.*`) and `validation.*`; otherwise everything is train."""
-    files = _files(path)
-    groups = {
-        name: [file for file in files if re.fullmatch(rf"{re.escape(stem)}(-.*)?", file.stem)]
-        for name, stem in (("train", train), ("validation", validation))
-    }
-    if path.is_file() or not groups["train"]:
-        return {"train": files}
-    return {name: found for name, found in groups.items() if found}
-
-
 def read_files(files: list[Path], field: str) -> Rows:
     """Raises: UserError naming the file that is not what its name says, or has no such column."""
     for path in files:
-        yield from READERS[path.suffix](path, field)
+        yield from READERS[path.suffix.lower()](path, field)
 
 
 def _read_parquet(path: Path, field: str) -> Rows:
@@ -94,10 +88,14 @@ def _read_parquet(path: Path, field: str) -> Rows:
         table = parquet.ParquetFile(path, pre_buffer=False)  # a pre-buffer would end up holding the whole file
         if field not in table.schema_arrow.names:
             raise _no_column(path, field, table.schema_arrow.names)
+        kind = table.schema_arrow.field(field).type
+        if not _holds_text(kind):
+            raise UserError(f"corpus file {path}: column {field!r} is {kind}, not text; set corpus.text_field")
         for batch in table.iter_batches(ROWS_AT_A_TIME, columns=[field]):
             column = batch.column(field)
             try:
-                yield from column.to_pylist()
+                rows = column.to_pylist()
+                yield from map(_decoded, rows) if _is_bytes(kind) else rows
             except UnicodeDecodeError:
                 yield from map(_decoded, column.cast(binary()).to_pylist())
     except (ArrowException, OSError) as error:
@@ -105,29 +103,57 @@ def _read_parquet(path: Path, field: str) -> Rows:
         raise UserError(f"corpus file {path}: not a readable parquet file ({fault}); take a whole copy") from None
 
 
+def _is_bytes(kind: DataType) -> bool:
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _holds_text(kind: DataType) -> bool:
+    values = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(values) or types.is_large_string(values) or _is_bytes(values) or types.is_null(values))
+
+
 def _read_jsonl(path: Path, field: str) -> Rows:
+    """Raises: UserError when no row of the first ROWS_AT_A_TIME has the field: a first line may describe the others."""
+    is_found, is_json, names = False, False, dict[str, None]()
     with path.open("rb") as lines:
-        for number, line in enumerate(lines):
-            try:
-                row = json.loads(line)
-            except ValueError:  # not JSON, or not UTF-8
-                yield line
-                continue
-            if number == 0 and (not isinstance(row, dict) or field not in row):
-                raise _no_column(path, field, list(row) if isinstance(row, dict) else [])
-            yield row.get(field) if isinstance(row, dict) else row
+        for number, line in enumerate(lines, start=1):
+            row = _parsed(line)
+            is_json = is_json or row is not line
+            if isinstance(row, dict):
+                is_found = is_found or field in row
+                names |= dict.fromkeys(row)
+                yield row.get(field)
+            else:
+                yield row
+            if number == ROWS_AT_A_TIME and not is_found:
+                break
+    if is_json and not is_found:
+        raise _no_column(path, field, list(names))
+
+
+def _parsed(line: bytes) -> object:
+    """The line itself where it isn't JSON or not UTF-8: a broken row."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return line
 
 
 def _read_text(path: Path, field: str) -> Rows:  # noqa: ARG001  the same signature as its brothers
     """Stories between `<|endoftext|>` where the file has them, otherwise one a line."""
     with path.open("rb") as lines:
-        stories = _between_separators if any(SEPARATOR in line for line in lines) else iter
+        stories = _between_separators if any(SEPARATOR in line for line in lines) else _each_line
         lines.seek(0)
         for number, story in enumerate(stories(lines), start=1):
             text = _decoded(story)
             if not isinstance(text, str) or "\0" in text:
                 raise UserError(f"corpus file {path}: story {number} is not UTF-8 text; convert the file to UTF-8")
             yield text
+
+
+def _each_line(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines of old Macs end in a carriage return alone."""
+    return (part for line in lines for part in line.splitlines())
 
 
 def _between_separators(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -147,14 +173,6 @@ READERS: dict[str, Callable[[Path, str], Rows]] = {
     ".jsonl": _read_jsonl,
     ".txt": _read_text,
 }
-
-
-def _files(path: Path) -> list[Path]:
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    supported = [file for file in files if file.suffix in READERS and file.is_file()]
-    if not supported:
-        raise UserError(f"corpus.source {path}: no {', '.join(READERS)} file there; convert the text to one of them")
-    return supported
 
 
 def _no_column(path: Path, field: str, names: list[str]) -> UserError:

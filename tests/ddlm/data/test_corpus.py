@@ -135,11 +135,21 @@ class TestSources:
 class TestPlainReading:
     """`read_source`: a file that is no artifact, for commands that take text."""
 
-    def test_all_splits_are_read_cleaned_and_once(self, tmp_path: Path) -> None:
+    def test_a_folder_is_measured_on_its_validation_split(self, tmp_path: Path) -> None:
         write_text(tmp_path / "train.txt", [*STORIES, STORIES[0] + "  "])
-        write_text(tmp_path / "validation.txt", ["A cafÃ©."])
-        assert sorted(read_source(tmp_path)) == sorted([*STORIES, "A café."])
+        assert sorted(read_source(tmp_path)) == sorted(STORIES)
+        write_text(tmp_path / "valid.txt", ["A cafÃ©."])
+        assert read_source(tmp_path) == ["A café."]
         assert read_source(tmp_path / "train.txt", limit=2) == STORIES[:2]
+
+    def test_text_may_be_in_another_column(self, tmp_path: Path) -> None:
+        parquet.write_table(pa.table({"story": STORIES}), tmp_path / "stories.parquet")
+        assert read_source(tmp_path / "stories.parquet", text_field="story") == STORIES
+
+    def test_broken_rows_are_counted_where_nothing_is_left(self, tmp_path: Path) -> None:
+        (tmp_path / "bad.jsonl").write_text("{not json\n[broken\n")
+        with pytest.raises(UserError, match=r"no stories in it \(2 rows, 0 empty and 2 broken\)"):
+            read_source(tmp_path / "bad.jsonl")
 
     def test_a_missing_or_empty_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"nothing.txt: no such file"):
