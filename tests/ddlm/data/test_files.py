@@ -54,10 +54,9 @@ def names(paths: list[Path], root: Path) -> list[str]:
 
 
 def test_what_is_no_story_is_never_read(tmp_path: Path) -> None:
-    folder_of(
-        tmp_path, "a.txt", "B.TXT", "README.txt", "LICENSE-MIT.txt", "requirements.txt", "._a.txt", ".b.txt", "c.md"
-    )
-    assert names(story_files(tmp_path), tmp_path) == ["B.TXT", "a.txt"]
+    others = ("README.txt", "LICENSE-MIT.txt", "requirements.txt", "._a.txt", ".b.txt", "c.md")
+    root = folder_of(tmp_path / ".cache", "a.txt", "B.TXT", *others)
+    assert names(story_files(root), root) == ["B.TXT", "a.txt"]
 
 
 def test_folders_within_are_read_where_there_is_nothing_above(tmp_path: Path) -> None:
