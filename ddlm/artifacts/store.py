@@ -7,8 +7,10 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ddlm.config import home
 logger = logging.getLogger(__name__)
 
 STORE = "DDLM_STORE"
+LIBRARIES = ("torch", "tokenizers", "datasets", "ftfy", "pyarrow", "numpy", "onnx", "onnxruntime", "transformers")
 
 
 def open_store() -> "ArtifactStore":
@@ -75,9 +78,18 @@ class ArtifactStore:
         return Artifact(stage, key, digest, path)
 
     def build(
-        self, stage: str, key: str, fill: Callable[[Path, Path], None], *, force: bool = False, verify: bool = False
+        self,
+        stage: str,
+        key: str,
+        fill: Callable[[Path, Path], None],
+        *,
+        force: bool = False,
+        verify: bool = False,
+        inputs: Iterable[Artifact] = (),
     ) -> tuple[Artifact, bool]:
         """Find the artifact or make it by `fill(output, scratch)`. Returns it and whether this call built it.
+
+        inputs: what it is made from, for its run record.
 
         Of two processes that want the same key, on whatever machines, one builds; the other waits, reuses, and counts
         as cached. Forced on several machines, each builds in its turn.
@@ -87,24 +99,27 @@ class ArtifactStore:
             found = self.find_here(stage, key, verify=verify) if force else self.find(stage, key, verify=verify)
             if found and not (force and _built_before(found.path, asked)):
                 return found, False
+            parents = {artifact.stage: artifact.key for artifact in inputs}
             if self._sharing is None:
-                return self._fill(stage, key, fill), True
+                return self._fill(stage, key, fill, parents), True
             with self._sharing.leases.held(f"{stage}-{key}"):
                 found = None if force else self._fetch(stage, key, self._sharing, verify=verify)  # built meanwhile
                 if found:
                     return found, False
-                return self._fill_for_all(stage, key, fill, self._sharing), True
+                return self._fill_for_all(stage, key, fill, parents, self._sharing), True
 
-    def _fill_for_all(self, stage: str, key: str, fill: Callable[[Path, Path], None], sharing: Sharing) -> Artifact:
+    def _fill_for_all(
+        self, stage: str, key: str, fill: Callable[[Path, Path], None], parents: Mapping[str, str], sharing: Sharing
+    ) -> Artifact:
         """Build, with the checkpoints kept in the store meanwhile, and share."""
         mirror = Mirror(sharing.remote, f".scratch/{stage}-{key}", self.scratch(stage, key))
         with mirror.kept():
-            artifact = self._fill(stage, key, fill)
+            artifact = self._fill(stage, key, fill, parents)
         if sharing.share(artifact):
             mirror.clear()
         return artifact
 
-    def _fill(self, stage: str, key: str, fill: Callable[[Path, Path], None]) -> Artifact:
+    def _fill(self, stage: str, key: str, fill: Callable[[Path, Path], None], parents: Mapping[str, str]) -> Artifact:
         output, scratch = self.root / ".tmp" / f"{stage}-{key}", self.scratch(stage, key)
         shutil.rmtree(output, ignore_errors=True)  # ours by the lock: a leftover of a killed build
         output.mkdir(parents=True)
@@ -113,7 +128,7 @@ class ArtifactStore:
         try:
             fill(output, scratch)
             digest = seal(output, stage)
-            write_atomically(output / RUN_RECORD, json.dumps(_run_record(started), indent=1).encode())
+            write_atomically(output / RUN_RECORD, json.dumps(_run_record(started, parents), indent=1).encode())
             with self.lock(f"place-{stage}-{key}"):
                 path = self._place(output, stage, key)
         finally:
@@ -208,8 +223,31 @@ def _replace(new: Path, path: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _run_record(started: float) -> dict[str, Any]:
-    return {"started": started, "seconds": round(time.time() - started, 3), "host": socket.gethostname()}
+def _run_record(started: float, parents: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "started": started,
+        "seconds": round(time.time() - started, 3),
+        "host": socket.gethostname(),
+        "inputs": dict(parents),
+        "libraries": _versions(),
+    }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of the libraries that decide what bytes a stage writes; no key holds them."""
+    installed = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
+
+
+def parents_of(folder: Path) -> dict[str, str]:
+    """The keys of what an artifact was made from, by stage; empty where its record is of an earlier version."""
+    record = folder / RUN_RECORD
+    found: dict[str, str] = json.loads(record.read_bytes()).get("inputs", {}) if record.exists() else {}
+    return found
 
 
 def _built_before(path: Path, moment: float) -> bool:

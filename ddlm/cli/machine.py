@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ddlm.artifacts import collect_shared, open_store, size_bytes
+from ddlm.artifacts import collect_shared, open_store, parents_of, size_bytes
 from ddlm.config import UserError
 from ddlm.experiment import Experiment, load_experiment
 
@@ -140,13 +140,16 @@ def bench_roofline(
 
 @artifacts.command("list")
 def list_artifacts() -> None:
-    """Every whole artifact: stage, key, size; whether an experiment here uses it, or only the shared store has it."""
+    """Every whole artifact: stage, key, size, what it was made from; whether an experiment here uses it, or only the
+    shared store has it."""
     from ddlm.experiment.view import in_use
 
     store, used = open_store(), in_use()
     for artifact in store:
         mark = "used" if artifact.path.resolve() in used else ""
-        typer.echo(f"{artifact.stage:10} {artifact.key} {size_bytes(artifact.path) / 1e6:10.2f} MB {mark}")
+        parents = ", ".join(f"{stage}/{key[:8]}" for stage, key in parents_of(artifact.path).items())
+        line = f"{artifact.stage:10} {artifact.key} {size_bytes(artifact.path) / 1e6:10.2f} MB {mark:4}"
+        typer.echo(f"{line} {f'from {parents}' if parents else ''}".rstrip())
     if store.remote:
         for (stage, key), size in store.remote.artifacts().items():
             if not (store.root / stage / key).exists():

@@ -150,7 +150,9 @@ class Session:
                 self._build(name, Workspace(folders, output, scratch, watched(run)))
 
         force = name in self.force and name not in self.built
-        artifact, built = self.store.build(name, self.key(name, inputs), fill, force=force, verify=self.verify)
+        artifact, built = self.store.build(
+            name, self.key(name, inputs), fill, force=force, verify=self.verify, inputs=inputs
+        )
         if built:
             self.built.append(name)
         return artifact, built

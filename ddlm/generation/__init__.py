@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from huggingface_hub import HfApi
-from safetensors.torch import save_file
 
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
@@ -23,7 +22,7 @@ from ddlm.generation.runner import Compile, Runner
 from ddlm.generation.source import find_folder
 from ddlm.generation.writing import Engine, Writing
 from ddlm.model.device import pick_inference_device, pick_precision
-from ddlm.model.folder import WEIGHTS, ModelFolder, load_model
+from ddlm.model.folder import ModelFolder, load_model, save_weights
 from ddlm.model.reuse import BlockReuse, reuse_of
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
@@ -99,8 +98,7 @@ class DiffusionPipeline:
         """Write the four files of a model folder."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.cpu().contiguous() for name, value in self.model.state_dict().items()}
-        save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+        save_weights(self.model.state_dict(), path)
         self.config.write(path)
         self.tokenizer.save(path)
 

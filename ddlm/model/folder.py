@@ -1,12 +1,13 @@
 """A model folder's `config.json`: enough to rebuild the network; and reading its weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddlm.config import Section, UserError, parse
@@ -55,6 +56,21 @@ class ModelFolder(Section):
 
     def write(self, folder: Path) -> None:
         (folder / CONFIG).write_text(json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2) + "\n")
+
+
+def save_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write model.safetensors, as readable for others as its neighbours. Raises: UserError for values without sense."""
+    broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise UserError(
+            f"model: {len(broken)} of {len(tensors)} weights, {broken[0]} first, are not finite; "
+            "lower training.learning_rate, or give training.warmup_steps more steps"
+        )
+    path = folder / WEIGHTS
+    path.touch()
+    mode = path.stat().st_mode  # the library would take away what the user's umask allows
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def read_folder(folder: Path) -> ModelFolder:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ddlm.artifacts import RunLog, Unlogged, Workspace, digest_of
@@ -22,7 +21,7 @@ from ddlm.diffusion import ObjectiveConfig
 from ddlm.diffusion.objective import weighting_of
 from ddlm.model import ModelConfig
 from ddlm.model.device import COMPILE_FLOPS, lacks_compiler, pick_device, threads
-from ddlm.model.folder import ModelFolder
+from ddlm.model.folder import ModelFolder, save_weights
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
 from ddlm.training import TrainingConfig, checkpoint
@@ -195,8 +194,7 @@ def shipped(state: TrainState, training: TrainingConfig, scratch: Path) -> Mappi
 
 
 def _write(folder: Path, job: Job, state: TrainState, weights: Mapping[str, Tensor]) -> None:
-    tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_weights(weights, folder)
     tokenizer = Tokenizer.load(job.tokenizer_folder)
     tokenizer.save(folder)
     ModelFolder.of(

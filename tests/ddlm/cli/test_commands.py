@@ -99,6 +99,9 @@ def test_artifacts_are_listed_and_collected(ddlm: Ddlm, tmp_path: Path, monkeypa
     assert [line.endswith("used") for line in lines].count(True) == 1
     assert "removed 1" in ddlm("artifacts", "gc")
     assert len(ddlm("artifacts", "list").splitlines()) == 1
+    ddlm("run", TINY, "--no-prefect", "--until", "tokenizer", "--set", "tracking.backend=none")
+    corpus, tokenizer = ddlm("artifacts", "list").splitlines()[-2:]
+    assert tokenizer.split("from ")[1] == f"corpus/{corpus.split()[1][:8]}"
 
 
 def test_benches_speak_json_with_the_promised_keys(ddlm: Ddlm, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
+from ddlm.model.folder import WEIGHTS, save_weights
 from ddlm.training import TrainingConfig, checkpoint, loop, progress
 from ddlm.training.distributed import Ranks
 from ddlm.training.interruption import postponed
@@ -51,6 +52,20 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     before, after = (load_file(folder / "scratch" / f"step-0000000{n}" / "model.safetensors") for n in (1, 2))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(value.isfinite().all() for value in after.values())
+
+
+def test_weights_that_are_not_finite_are_no_model(tmp_path: Path) -> None:
+    tensors = {"head": torch.ones(2), "embedding": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(UserError, match=r"1 of 2 weights, embedding first, are not finite; lower training"):
+        save_weights(tensors, tmp_path)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_weights_are_as_readable_as_their_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    save_weights({"head": torch.ones(2)}, tmp_path)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
 
 
 def test_too_many_skipped_steps_end_the_run_with_good_weights(train: Train, broken: list[int], tmp_path: Path) -> None:
