@@ -37,7 +37,7 @@ class ChainRule:
 
     nll_nats: float
     bits_per_byte: float
-    bits_per_byte_interval: tuple[float, float]
+    bits_per_byte_interval: tuple[float, float] | None
     stories: int
     bound: str = "exact"
 

@@ -1,5 +1,7 @@
 """What each score is called, how it is written, and what it means: one row of the report's tables for each."""
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measure:
-    """path: where the number stands in the scores. beside: where the real stories' own stands, if they have one.
-    meaning: what it is, in a sentence. only: `upper` or `exact` where the sentence is true of that kind alone."""
+    """One number of the scores, for people.
+
+    path: where it is in the scores.
+    pattern: how it is written.
+    meaning: what it is, in a sentence.
+    beside: where the real stories' own number is, if they have one.
+    only: `upper` or `exact`, where the sentence is true of that kind alone.
+    error: where its standard error is: then only digits that are known are written, and the error after them.
+    """
 
     path: str
     label: str
@@ -16,6 +25,7 @@ class Measure:
     meaning: str
     beside: str | None = None
     only: str | None = None
+    error: str | None = None
 
     def shown(self, scores: Mapping[str, Any]) -> tuple[str, str] | None:
         """The model's number and the stories', as text; None where it was not measured or says something else."""
@@ -23,7 +33,22 @@ class Measure:
         if value is None or self.only not in (None, scores.get("bound")):
             return None
         other = at(scores, self.beside) if self.beside else None
-        return self.pattern.format(value), "" if other is None else self.pattern.format(other)
+        error = at(scores, self.error) if self.error else None
+        shown = with_error(self.pattern, value, error) if error else self.pattern.format(value)
+        return shown, "" if other is None else self.pattern.format(other)
+
+
+def with_error(pattern: str, value: float, error: float) -> str:
+    """`≤ {:.3f}`, 1.38912 and 0.0062 make `≤ 1.39 ± 0.006`: the last digit is larger than the standard error.
+
+    No more digits than the pattern has.
+    """
+    match = re.fullmatch(r"(.*)\{:\.(\d)(f|%)\}(.*)", pattern)
+    assert match, pattern
+    before, most, kind, after = match.groups()
+    scale, unit = (100, " %") if kind == "%" else (1, "")
+    digits = max(0, min(int(most), math.ceil(-math.log10(scale * error)) - 1))
+    return f"{before}{scale * value:.{digits}f} ± {scale * error:.1g}{unit}{after}"
 
 
 def at(scores: Mapping[str, Any], path: str) -> Any:
@@ -46,34 +71,44 @@ def numbers_of(scores: Mapping[str, Any], prefix: str = "evaluation") -> dict[st
 
 
 def headline(scores: Mapping[str, Any]) -> str:
-    """The first number, with what it is."""
+    """The first number, with what it is and on what."""
     kind = "at most" if scores["bound"] == "upper" else "exactly"
-    return f"{kind} {scores['bits_per_byte']:.3f} bits per byte"
+    error = scores.get("bits_per_byte_stderr")
+    number = with_error("{:.3f}", scores["bits_per_byte"], error) if error else f"{scores['bits_per_byte']:.3f}"
+    return f"{kind} {number} bits per byte on {measured_on(scores)}"
+
+
+def measured_on(scores: Mapping[str, Any]) -> str:
+    """The text behind the likelihoods: figures on other text don't compare."""
+    data = scores["data"]
+    return f"{count_stories(data['stories'])} ({data['text_bytes']:,} bytes, digest {scores['data_digest'][:8]})"
+
+
+def count_stories(count: int) -> str:
+    return "1 story" if count == 1 else f"{count:,} stories"
 
 
 LIKELIHOOD = (
     Measure(
         "bits_per_byte", "Bits per byte", "≤ {:.3f}",
         "UPPER BOUND on the negative log-likelihood, for each UTF-8 byte of text; comparable between tokenizers. "
-        "Lower is better.", only="upper",
+        "Lower is better. It is that of writing at temperature 1 without filters, where ends are tokens like others; "
+        "± is the Monte-Carlo standard error of the masks.", only="upper", error="bits_per_byte_stderr",
     ),
     Measure(
         "bits_per_byte", "Bits per byte", "{:.3f}",
-        "EXACT negative log-likelihood, for each UTF-8 byte of text; comparable between tokenizers. Lower is better.",
+        "EXACT negative log-likelihood, for each UTF-8 byte of text; comparable between tokenizers. Lower is better. "
+        "It is that of writing at temperature 1 without filters, where ends are tokens like others.",
         only="exact",
     ),
     Measure(
         "bits_per_byte_interval", "… 95 % interval", "{0[0]:.3f} … {0[1]:.3f}",
-        "Bootstrap over stories: how far other stories of the same kind would move it.",
+        "Bootstrap over stories: how far other stories of the same kind would move it. None for fewer than 20.",
     ),
     Measure(
         "nll_nats", "Nats per token", "{:.3f}",
         "The same for each token of text; comparable only between models with the same tokenizer. Every position of a "
-        "row is predicted, its tail too.",
-    ),
-    Measure(
-        "nll_nats_stderr", "… Monte-Carlo error", "± {:.4f}",
-        "Standard error: how far other random masks on the same stories would move it.", only="upper",
+        "row is predicted, its tail too.", error="nll_nats_stderr",
     ),
     Measure("nats_per_story", "Nats per story", "{:.1f}", "The same for a whole story."),
     Measure(
@@ -97,7 +132,8 @@ LIKELIHOOD = (
     ),
     Measure(
         "chain_rule.left_to_right.bits_per_byte", "Left to right", "{:.3f}",
-        "EXACT for writing one token at a time from left to right, on the first stories only.",
+        "EXACT for writing a whole row one token at a time from left to right, at temperature 1 without filters, on "
+        "the first stories only.",
     ),
     Measure(
         "chain_rule.confidence.bits_per_byte", "Most confident first", "{:.3f}",
@@ -114,17 +150,22 @@ LIKELIHOOD = (
     Measure(
         "seed_protocols.S0.loss", "S0 protocol, loss", "{:.3f}",
         "UNWEIGHTED mean cross-entropy of masked tokens at uniform mask rates, end tokens never masked. No bound.",
+        error="seed_protocols.S0.loss_stderr",
     ),
     Measure(
         "seed_protocols.S1.loss", "S1 protocol, loss", "{:.3f}",
         "The bound for each position of the row, easy end tokens of the tail among them.",
+        error="seed_protocols.S1.loss_stderr",
     ),
     Measure(
         "seed_protocols.S3.loss", "S3 protocol, loss", "{:.3f}",
         "UNWEIGHTED mean cross-entropy in nats of masked tokens at cosine mask rates, with the story's length given. "
-        "No bound; only for comparison with numbers made in this way.",
+        "No bound; only for comparison with numbers made in this way.", error="seed_protocols.S3.loss_stderr",
     ),
-    Measure("seed_protocols.S3.accuracy", "S3 protocol, accuracy", "{:.1%}", "Accuracy under the same protocol."),
+    Measure(
+        "seed_protocols.S3.accuracy", "S3 protocol, accuracy", "{:.1%}", "Accuracy under the same protocol.",
+        error="seed_protocols.S3.accuracy_stderr",
+    ),
 )  # fmt: skip
 
 TEXT = (
@@ -225,6 +266,9 @@ def headlines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Label and number."""
     chosen = tuple(measure for measure in (*LIKELIHOOD, *TEXT) if measure.path in HEADLINES)
     return [
-        (label, f"{number} (real stories {beside})" if beside else number)
-        for label, number, beside, _ in rows(scores, chosen)
+        ("Measured on", measured_on(scores)),
+        *(
+            (label, f"{number} (real stories {beside})" if beside else number)
+            for label, number, beside, _ in rows(scores, chosen)
+        ),
     ]

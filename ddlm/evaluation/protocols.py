@@ -17,17 +17,27 @@ from ddlm.evaluation.sweep import Sweep
 
 RATES = 16
 """Points of the curve, the middles of equal parts of (0, 1)."""
-MIN_S3_MASKS = 64
-"""S3's protocol passes over a small set several times, so that its mean never rests on a handful of masks."""
+REPLICATES = 2
+"""Independent masks for each row and rate: what they differ by is the error."""
+FEWEST_PASSES, MOST_PASSES = 8, 48
+"""Of S3's protocol over the rows: as many as its errors want, within these."""
+LOSS_ERROR, ACCURACY_ERROR = 0.01, 0.002
+"""Standard errors at which S3's protocol stops: below the last digits that are shown."""
 _CURVE_DRAWS, _S3_DRAWS = 3, 2
 
 
 @dataclass(frozen=True)
 class ProtocolScore:
-    """A seed's own validation figures: mean cross-entropy in nats, and accuracy where it has one."""
+    """A seed's own validation figures, each with its Monte-Carlo standard error.
+
+    loss: mean cross-entropy in nats. accuracy: where the seed has one. masks: rows that were masked and scored.
+    """
 
     loss: float
+    loss_stderr: float
     accuracy: float | None = None
+    accuracy_stderr: float | None = None
+    masks: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,53 +52,78 @@ class Point:
     text_tokens: int
 
 
-def curve(
-    denoiser: Denoiser, rows: Rows, *, mask_id: int, end_id: int, seed: int, sweep: Sweep = Sweep()
-) -> list[Point]:
-    """l(r): what a masked token costs at each mask rate, one mask of exactly that share for each row and rate."""
-    rates = (np.arange(RATES) + 0.5) / RATES
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """l(r): what a masked token costs at each mask rate.
+
+    found: float64[rows, replicates, rates, 4], of each mask the nats of all masked positions, the nats and the hits of
+    masked tokens of stories, and the number of those. masked: positions masked at each rate.
+    """
+
+    found: np.ndarray
+    masked: np.ndarray
+
+    def points(self) -> list[Point]:
+        masks = self.found.shape[0] * self.found.shape[1]
+        each = zip(_rates(), self.masked, *self.found.sum((0, 1)).T, strict=True)
+        return [
+            Point(float(rate), float(nats / (masks * k)), float(text / max(n, 1)), float(hit / max(n, 1)), int(n))
+            for rate, k, nats, text, hit, n in each
+        ]
+
+    def s0(self) -> ProtocolScore:
+        """S0's: mask rate uniform, end tokens never masked, unweighted mean over all masked tokens of the batch.
+
+        The mean over the curve's tokens: crowded rows count for more, as there.
+        """
+        _, nats, hits, asked = np.moveaxis(self.found.sum(2), -1, 0)
+        (loss, loss_stderr), (accuracy, accuracy_stderr) = (_ratio(value, asked) for value in (nats, hits))
+        return ProtocolScore(loss, loss_stderr, accuracy, accuracy_stderr, self.masks)
+
+    def s1(self) -> ProtocolScore:
+        """S1's: mask rate uniform, every position may be masked, weight 1 / rate, divided by all positions of the row.
+
+        The negative ELBO a position. Easy end tokens of the tail are among the positions, so it looks low.
+        """
+        each = (self.found[..., 0] / self.masked).mean(2)
+        return ProtocolScore(*_ratio(each, np.ones_like(each)), masks=self.masks)
+
+    @property
+    def masks(self) -> int:
+        return int(np.prod(self.found.shape[:3]))
+
+
+def _rates() -> np.ndarray:
+    rates: np.ndarray = (np.arange(RATES) + 0.5) / RATES
+    return rates
+
+
+def _ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
+    """sum / sum over [rows, 2] replicates, and its standard error: what replicates differ by, row by row."""
+    total = denominators.sum()
+    ratio = numerators.sum() / max(total, 1)
+    residual = numerators - ratio * denominators
+    return float(ratio), float(np.sqrt(((residual[:, 0] - residual[:, 1]) ** 2).sum()) / max(total, 1))
+
+
+def curve(denoiser: Denoiser, rows: Rows, *, mask_id: int, end_id: int, seed: int, sweep: Sweep = Sweep()) -> Curve:
+    """Two masks of exactly each rate's share for each row."""
     seq_len = rows.tokens.shape[1]
-    count = np.ceil(rates * seq_len).astype(int)
+    count = np.ceil(_rates() * seq_len).astype(int)
 
     def score(numbers: np.ndarray) -> np.ndarray:
         x_0 = sweep.tensor(rows.tokens[numbers])
         is_text = torch.from_numpy(is_text_position(rows)[numbers]) & (x_0.cpu() != end_id)
         masks = torch.from_numpy(np.stack([_masks(seed, row, count, seq_len) for row in numbers]))
         found = []
-        for is_masked in masks.unbind(1):
+        for is_masked in masks.flatten(1, 2).unbind(1):
             made = guess_masked(denoiser, x_0, is_masked.to(x_0.device), mask_id)
             asked = is_masked & is_text
             parts = (made.nats.sum(1), (made.nats * is_text).sum(1), (made.is_hit & is_text).sum(1), asked.sum(1))
             found.append(torch.stack(parts, dim=1))
-        return torch.stack(found, dim=1).numpy()
+        return torch.stack(found, dim=1).view(len(numbers), REPLICATES, RATES, 4).numpy()
 
-    nats, text_nats, hits, asked = sweep.over(score, len(rows)).sum(0).T
-    each = zip(rates, nats / (len(rows) * count), text_nats, hits, asked, strict=True)
-    return [
-        Point(float(rate), float(nll), float(text / max(n, 1)), float(hit / max(n, 1)), int(n))
-        for rate, nll, text, hit, n in each
-    ]
-
-
-def s0_protocol(points: list[Point]) -> ProtocolScore:
-    """S0's: mask rate uniform, end tokens never masked, unweighted mean over all masked tokens of the batch.
-
-    Of the curve the mean over its tokens: crowded rows count for more, as there.
-    """
-    weights = np.array([point.text_tokens for point in points])
-    loss, accuracy = (
-        float(np.average([getattr(point, name) for point in points], weights=weights))
-        for name in ("text_nats", "accuracy")
-    )
-    return ProtocolScore(loss, accuracy)
-
-
-def s1_protocol(points: list[Point]) -> ProtocolScore:
-    """S1's: mask rate uniform, every position may be masked, weight 1 / rate, divided by all positions of the row.
-
-    The negative ELBO a position. Easy end tokens of the tail are among the positions, so it looks low.
-    """
-    return ProtocolScore(float(np.mean([point.nll_nats for point in points])))
+    return Curve(sweep.over(score, len(rows)), count)
 
 
 def s3_protocol(denoiser: Denoiser, rows: Rows, *, mask_id: int, seed: int, sweep: Sweep = Sweep()) -> ProtocolScore:
@@ -97,32 +132,64 @@ def s3_protocol(denoiser: Denoiser, rows: Rows, *, mask_id: int, seed: int, swee
     Each row: t uniform in (0, 1), every token of the story and its first end token masked with probability
     1 - cos(pi t / 2), unweighted mean cross-entropy over all masked tokens. This is no likelihood bound, and it is
     conditioned on the story's length: the tail stays visible and is never masked, as padding is in S3.
+
+    Here t is stratified over the rows of a pass, and passes go on until the errors are small: S3 takes one. The mean is
+    the same. Passes are independent, so what they differ by is the error.
     """
-    count, seq_len = rows.tokens.shape
-    passes = -(-MIN_S3_MASKS // count)
+    passes: list[np.ndarray] = []
+    while len(passes) < MOST_PASSES and not (len(passes) >= FEWEST_PASSES and _is_sure(passes)):
+        passes.append(_s3_pass(denoiser, rows, mask_id, seed, len(passes), sweep))
+    (loss, loss_stderr), (accuracy, accuracy_stderr) = _s3_means(passes)
+    return ProtocolScore(loss, loss_stderr, accuracy, accuracy_stderr, masks=len(passes) * len(rows))
+
+
+def _s3_pass(denoiser: Denoiser, rows: Rows, mask_id: int, seed: int, number: int, sweep: Sweep) -> np.ndarray:
+    """Nats, hits and masked tokens of all rows under one mask each."""
+    t = _stratified(seed, number, len(rows))
 
     def score(numbers: np.ndarray) -> np.ndarray:
         x_0, is_text = sweep.tensor(rows.tokens[numbers]), is_text_position(rows)[numbers]
-        total = torch.zeros(len(numbers), 3, dtype=torch.float64)
-        for number in range(passes):
-            masks = np.stack([_s3_mask(seed, number, row, seq_len) for row in numbers]) & is_text
-            is_masked = torch.from_numpy(masks)
-            made = guess_masked(denoiser, x_0, is_masked.to(x_0.device), mask_id)
-            total += torch.stack([made.nats.sum(1), made.is_hit.sum(1), is_masked.sum(1)], dim=1)
-        return total.numpy()
+        masks = np.stack([_s3_mask(seed, number, row, t[row], is_text.shape[1]) for row in numbers]) & is_text
+        is_masked = torch.from_numpy(masks)
+        made = guess_masked(denoiser, x_0, is_masked.to(x_0.device), mask_id)
+        return torch.stack([made.nats.sum(1), made.is_hit.sum(1), is_masked.sum(1)], dim=1).numpy()
 
-    nats, hits, masked = sweep.over(score, count).sum(0)
-    return ProtocolScore(loss=float(nats / masked), accuracy=float(hits / masked))
+    found: np.ndarray = sweep.over(score, len(rows)).sum(0)
+    return found
+
+
+def _s3_means(passes: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Loss and accuracy, each with its standard error over passes."""
+    nats, hits, masked = np.stack(passes).T
+    return _over_passes(nats, masked), _over_passes(hits, masked)
+
+
+def _over_passes(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
+    count, total = len(numerators), max(denominators.sum(), 1)
+    ratio = numerators.sum() / total
+    residual = numerators - ratio * denominators
+    return float(ratio), float(np.sqrt(count / (count - 1) * (residual**2).sum()) / total)
+
+
+def _is_sure(passes: list[np.ndarray]) -> bool:
+    (_, loss_stderr), (_, accuracy_stderr) = _s3_means(passes)
+    return loss_stderr < LOSS_ERROR and accuracy_stderr < ACCURACY_ERROR
+
+
+def _stratified(seed: int, number: int, count: int) -> np.ndarray:
+    """A t in (0, 1) for each row, one in each of `count` equal parts."""
+    rng = np.random.default_rng((seed, _S3_DRAWS, number))
+    parts: np.ndarray = (rng.permutation(count) + rng.random(count)) / count
+    return parts
 
 
 def _masks(seed: int, row: int, count: np.ndarray, seq_len: int) -> np.ndarray:
-    """bool[rates, seq_len]: so many masked positions at each rate, every such set equally likely."""
+    """bool[replicates, rates, seq_len]: so many masked positions at each rate, every such set equally likely."""
     rng = np.random.default_rng((seed, _CURVE_DRAWS, row))
-    rank = rng.random((len(count), seq_len)).argsort(axis=1).argsort(axis=1)
+    rank = rng.random((REPLICATES, len(count), seq_len)).argsort(axis=2).argsort(axis=2)
     return np.asarray(rank < count[:, None])
 
 
-def _s3_mask(seed: int, replicate: int, row: int, seq_len: int) -> np.ndarray:
-    rng = np.random.default_rng((seed, _S3_DRAWS, replicate, row))
-    mask_rate = 1 - math.cos(math.pi * rng.random() / 2)
-    return rng.random(seq_len) < mask_rate
+def _s3_mask(seed: int, number: int, row: int, t: float, seq_len: int) -> np.ndarray:
+    rng = np.random.default_rng((seed, _S3_DRAWS, number, row))
+    return rng.random(seq_len) < 1 - math.cos(math.pi * t / 2)

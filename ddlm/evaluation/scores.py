@@ -15,7 +15,7 @@ import torch
 from ddlm.config import UserError
 from ddlm.data.packing import Rows
 from ddlm.diffusion import SamplingConfig
-from ddlm.evaluation import EvaluationConfig, frontier, text
+from ddlm.evaluation import EvaluationConfig, frontier, measures, text
 from ddlm.evaluation.infilling import score_infilling
 from ddlm.evaluation.judge import Judge, compare
 from ddlm.evaluation.pairs import Pair, read_pairs, score_pairs
@@ -84,13 +84,17 @@ def evaluate(
 
     model: what the scores call the model. layout: how its training rows were made. training_stories: without them
     nothing is said about copied text and known words. companions: those that `evaluation` names, if absent. sweep: with
-    several processes the first one alone writes texts; the others get None. Raises: UserError for fewer stories than
-    are needed, and as the companions' measures do.
+    several processes the first one alone writes texts; the others get None. Raises: as the companions' measures do.
     """
     scored = stories[: evaluation.stories]
-    require_stories(stories, evaluation)
+    if len(stories) < evaluation.num_samples and (sweep is None or sweep.is_first):
+        logger.warning(
+            "evaluate: %d samples are compared with %s: there are no more",
+            evaluation.num_samples,
+            measures.count_stories(len(stories)),
+        )
     companions = companions or Companions.of(evaluation, pipeline.device)
-    chosen = sweep or Sweep(evaluation.batch_size, pipeline.device, label="scoring, batches")
+    chosen = sweep or Sweep(evaluation.batch_size, pipeline.device, label="bound, batches")
     subject = Subject.of(pipeline, scored, layout, evaluation, seed, chosen)
     longer = int((np.bincount(subject.story) > 1).sum())
     if longer and chosen.is_first:
@@ -132,15 +136,6 @@ def evaluate(
     frames = pipeline.frames(sampling=sampling, seed=seed)
     real = in_rows(pipeline, stories[: len(free)])
     return Evaluation(scores, subject.rows, own.row_nats, subject.story, free, continued, frames, real)
-
-
-def require_stories(stories: Sequence[str], evaluation: EvaluationConfig) -> None:
-    """Raises: UserError for fewer stories than there are samples to stand beside them."""
-    if len(stories) < evaluation.num_samples:
-        raise UserError(
-            f"evaluate: {len(stories)} stories, but {evaluation.num_samples} samples are to be compared with as many; "
-            "give more stories, or a smaller evaluation.num_samples"
-        )
 
 
 def data_digest(texts: Sequence[str]) -> str:

@@ -117,7 +117,7 @@ def _intervals(scores: Mapping[str, Any]) -> dict[str, tuple[float, tuple[float,
     return {
         label: (value["bits_per_byte"], tuple(value["bits_per_byte_interval"]))
         for label, value in found.items()
-        if value
+        if value and value["bits_per_byte_interval"]
     }
 
 

@@ -11,7 +11,7 @@ from ddlm.data.packing import LAYOUTS, Encoder, Rows
 from ddlm.evaluation import EvaluationConfig, protocols
 from ddlm.evaluation.calibration import calibrate
 from ddlm.evaluation.chain_rule import ChainRule, one_by_one, score_rows
-from ddlm.evaluation.likelihood import Likelihood, bootstrap_interval, likelihood_of
+from ddlm.evaluation.likelihood import Likelihood, interval_over_stories, likelihood_of
 from ddlm.evaluation.sweep import Sweep
 from ddlm.generation import DiffusionPipeline
 from ddlm.tokenizer import Tokenizer
@@ -69,15 +69,22 @@ def masked_scores(subject: Subject) -> dict[str, Any]:
     if pipeline.is_autoregressive:
         return {"seed_protocols": {}}
     common: dict[str, Any] = {"mask_id": pipeline.tokenizer.mask_id, "seed": subject.seed, "sweep": subject.sweep}
-    points = protocols.curve(pipeline.model.at, subject.rows, end_id=pipeline.tokenizer.end_id, **common)
+    curve = protocols.curve(
+        pipeline.model.at,
+        subject.rows,
+        end_id=pipeline.tokenizer.end_id,
+        **common | {"sweep": subject.sweep.called("curve over mask rates, batches")},
+    )
     return {
         "calibration": asdict(calibrate(pipeline.model.at, subject.rows, **common)),
         "chain_rule": _chain_rules(subject, common),
-        "mask_rate_curve": [asdict(point) for point in points],
+        "mask_rate_curve": [asdict(point) for point in curve.points()],
         "seed_protocols": {
-            "S0": asdict(protocols.s0_protocol(points)),
-            "S1": asdict(protocols.s1_protocol(points)),
-            "S3": asdict(protocols.s3_protocol(pipeline.model.at, subject.rows, **common)),
+            "S0": asdict(curve.s0()),
+            "S1": asdict(curve.s1()),
+            "S3": asdict(
+                protocols.s3_protocol(pipeline.model.at, subject.rows, **common | {"sweep": subject.sweep.called("")})
+            ),
         },
     }
 
@@ -118,5 +125,5 @@ def gap_scores(subject: Subject, own: Likelihood, twin: DiffusionPipeline | None
     nats = [np.bincount(side.story, rows) for side, rows in ((subject, own.row_nats), (other, value.row_nats))]
     size, other_size = (np.bincount(side.story, side.rows.text_bytes) for side in (subject, other))
     if np.array_equal(size, other_size):
-        scores["gap_interval"] = bootstrap_interval((nats[0] - nats[1]) / np.log(2), size, seed=subject.seed)
+        scores["gap_interval"] = interval_over_stories((nats[0] - nats[1]) / np.log(2), size, seed=subject.seed)
     return {"twin": scores}

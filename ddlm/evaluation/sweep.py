@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ class Sweep:
     @property
     def is_first(self) -> bool:
         return self.index == 0
+
+    def called(self, label: str) -> "Sweep":
+        """The same with another label of its bar, if it has one."""
+        return replace(self, label=label) if self.label else self
 
     @torch.no_grad()
     def over(self, score: Score, rows: int) -> np.ndarray:

@@ -199,12 +199,38 @@ def test_the_interval_is_a_bootstrap_over_stories():
 
 
 def test_rows_of_one_story_are_drawn_together():
-    rows = rows_of([[1, 1, 1], [1, 2, 1], [2, 2, 1], [1, 2, 2]])
+    rows = rows_of([[1, 1, 1], [1, 2, 1], [2, 2, 1], [1, 2, 2]] * likelihood.FEWEST_STORIES)
     common = {"mask_id": 3, "masks_per_row": 2, "seed": 0}
-    low, high = bound(Table(3, 3), rows, story=np.zeros(4, dtype=int), **common).bits_per_byte_interval
-    assert low == pytest.approx(high)
+    story = np.repeat(np.arange(likelihood.FEWEST_STORIES), 4)
+    nats = np.tile([1.0, 2.0, 3.0, 4.0], likelihood.FEWEST_STORIES)
+    _, interval = likelihood.per_byte(nats, rows, story, 0)
+    assert interval[0] == pytest.approx(interval[1])
     low, high = bound(Table(3, 3), rows, **common).bits_per_byte_interval
     assert high > low
+
+
+def test_an_interval_of_few_stories_is_not_given():
+    rows = rows_of([[1, 1, 1]] * likelihood.FEWEST_STORIES)
+    nats = np.arange(len(rows), dtype=float)
+    assert likelihood.per_byte(nats, rows, None, 0)[1]
+    assert likelihood.per_byte(nats[1:], rows[1:], None, 0)[1] is None
+
+
+@pytest.mark.parametrize("count", [likelihood.FEWEST_STORIES, 40])
+def test_the_interval_covers_as_often_as_it_says(count, monkeypatch):
+    """Costs and sizes of stories with a long tail; 1,000 draws, whose share has a standard error of 0.7 points."""
+    monkeypatch.setattr(likelihood, "RESAMPLES", 300)
+    rng = np.random.default_rng(0)
+    size = np.exp(rng.normal(6.5, 0.4, (1000, count)))
+    bits = size * rng.gamma(20, 1.4 / 20, size.shape)
+    pairs = [likelihood.bootstrap_interval(*pair, seed=0) for pair in zip(bits, size, strict=True)]
+    covered = np.mean([low <= 1.4 <= high for low, high in pairs])
+    assert 0.93 < covered < 0.97
+
+
+def test_the_widening_is_students():
+    assert likelihood._widening(20, 0.975) == pytest.approx(2.093 / 1.960 * math.sqrt(20 / 19), abs=1e-3)
+    assert likelihood._widening(100_000, 0.975) == pytest.approx(1, abs=1e-4)
 
 
 def test_rows_of_a_story_that_make_up_for_each_other_leave_nothing_to_the_bootstrap():

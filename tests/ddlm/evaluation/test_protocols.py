@@ -11,7 +11,7 @@ from ddlm.data.packing import Rows
 from ddlm.diffusion.bound import any_order_estimate, guess_masked
 from ddlm.diffusion.view import everywhere
 from ddlm.evaluation import protocols
-from ddlm.evaluation.protocols import Point
+from ddlm.evaluation.protocols import Curve
 from ddlm.evaluation.sweep import Sweep
 
 MASK = 4
@@ -51,8 +51,12 @@ class Watched:
         return uniform(ids)
 
 
-def curve(network, rows, seed=0, **settings):
+def rates(network, rows, seed=0, **settings):
     return protocols.curve(everywhere(network), rows, mask_id=MASK, end_id=0, seed=seed, **settings)
+
+
+def curve(network, rows, seed=0, **settings):
+    return rates(network, rows, seed, **settings).points()
 
 
 def s3(network, rows, seed=0, mask_id=MASK, **settings):
@@ -82,7 +86,7 @@ def test_a_model_that_knows_nothing_pays_log_v_at_every_rate():
 def test_every_row_has_exactly_the_masks_of_each_rate(seq_len, counts):
     watched = Watched()
     curve(watched, rows_of([[1] * seq_len] * 3))
-    assert [(canvas == MASK).sum(1).tolist() for canvas in watched.canvases] == [[count] * 3 for count in counts]
+    assert [(canvas == MASK).sum(1).tolist() for canvas in watched.canvases] == [[count] * 3 for count in counts * 2]
 
 
 def test_masks_of_the_curve_are_everywhere_alike_and_follow_seed_and_row():
@@ -97,14 +101,14 @@ def test_masks_of_the_curve_are_everywhere_alike_and_follow_seed_and_row():
         assert share.tolist() == pytest.approx([float(share.mean())] * 8, abs=0.1)
         assert len(is_masked.unique(dim=0)) > 1 or is_masked.all()
     parted = canvases(0, sweep=Sweep(batch_size=200))
-    assert torch.equal(torch.stack(first), torch.cat([torch.stack(parted[i : i + 16]) for i in (0, 16, 32)], dim=1))
+    assert torch.equal(torch.stack(first), torch.cat([torch.stack(parted[i : i + 32]) for i in (0, 32, 64)], dim=1))
     assert not torch.equal(torch.stack(first), torch.stack(canvases(1, sweep=Sweep(batch_size=500))))
 
 
 def test_end_tokens_are_no_text_of_the_curve_and_the_tail_is_none_either():
     points = curve(uniform, STORIES)
     everything = points[-1]  # all eight positions are masked
-    assert everything.text_tokens == 20 * (5 + 1)
+    assert everything.text_tokens == 2 * 20 * (5 + 1)
 
     def always_two(ids):
         return torch.tensor([0.0, 0, math.log(2), 0]).expand(*ids.shape, 4)
@@ -117,11 +121,62 @@ def test_end_tokens_are_no_text_of_the_curve_and_the_tail_is_none_either():
 
 
 def test_s0_is_the_mean_over_tokens_and_s1_the_mean_over_rates():
-    points = [Point(0.25, 3.0, 1.0, 0.5, 1), Point(0.75, 5.0, 2.0, 1.0, 3)]
-    assert protocols.s0_protocol(points).loss == pytest.approx(7 / 4)
-    assert protocols.s0_protocol(points).accuracy == pytest.approx(3.5 / 4)
-    assert protocols.s1_protocol(points).loss == pytest.approx(4)
-    assert protocols.s1_protocol(points).accuracy is None
+    """One row, two replicates that agree, two rates at which one and two positions are masked."""
+    masks = [[3.0, 1.0, 0.5, 1], [10.0, 6.0, 3.0, 3]]
+    found = Curve(np.array([[masks, masks]]), np.array([1, 2]))
+    assert (found.s0().loss, found.s0().accuracy) == pytest.approx((7 / 4, 3.5 / 4))
+    assert found.s1().loss == pytest.approx((3 + 5) / 2)
+    assert found.s1().accuracy is None
+    assert found.s0().loss_stderr == found.s0().accuracy_stderr == found.s1().loss_stderr == 0
+    assert found.masks == 4
+
+
+@pytest.mark.parametrize("name", ["S0", "S1", "S3"])
+def test_a_protocols_error_says_how_far_other_masks_move_it(name, monkeypatch):
+    """Over 60 seeds: the spread of the values is what each of them says its error is."""
+    monkeypatch.setattr(protocols, "LOSS_ERROR", 0.0)
+    monkeypatch.setattr(protocols, "MOST_PASSES", 12)
+    rows = rows_of(np.random.default_rng(0).integers(0, 3, (40, 6)))
+
+    def measure(seed):
+        if name == "S3":
+            return s3(Table(6), rows, seed, mask_id=3)
+        found = protocols.curve(everywhere(Table(6)), rows, mask_id=3, end_id=3, seed=seed)
+        return found.s0() if name == "S0" else found.s1()
+
+    scores = [measure(seed) for seed in range(60)]
+    spread = np.std([score.loss for score in scores], ddof=1)
+    assert np.mean([score.loss_stderr for score in scores]) == pytest.approx(spread, rel=0.3)
+    if name != "S1":
+        spread = np.std([score.accuracy for score in scores], ddof=1)
+        assert np.mean([score.accuracy_stderr for score in scores]) == pytest.approx(spread, rel=0.3)
+
+
+def test_s3s_passes_go_on_until_the_errors_are_small(monkeypatch):
+    rows = rows_of(np.random.default_rng(0).integers(0, 3, (40, 6)))
+    monkeypatch.setattr(protocols, "ACCURACY_ERROR", 1.0)
+    for error in (0.1, 0.05):
+        monkeypatch.setattr(protocols, "LOSS_ERROR", error)
+        score = s3(Table(6), rows, mask_id=3)
+        assert score.loss_stderr < error
+        assert protocols.FEWEST_PASSES <= score.masks // 40 < protocols.MOST_PASSES
+    monkeypatch.setattr(protocols, "LOSS_ERROR", 0.0)
+    assert s3(Table(6), rows, mask_id=3).masks == 40 * protocols.MOST_PASSES
+
+
+def test_s3s_stratified_times_leave_its_mean_as_it_was():
+    """Against every mask of one row, each with the probability that t uniform in (0, 1) gives it."""
+    x_0 = torch.tensor([[1, 0, 2, 1]])
+    t = (np.arange(4000) + 0.5) / 4000
+    rate = 1 - np.cos(np.pi * t / 2)
+    nats = masked = 0.0
+    for mask in product([False, True], repeat=4):
+        is_masked = torch.tensor([mask])
+        share = float((rate ** sum(mask) * (1 - rate) ** (4 - sum(mask))).mean())
+        made = guess_masked(everywhere(Table(4)), x_0, is_masked, 3)
+        nats, masked = nats + share * float(made.nats.sum()), masked + share * sum(mask)
+    score = s3(Table(4), rows_of([x_0[0].tolist()] * 50), mask_id=3)
+    assert abs(score.loss - nats / masked) < 4 * score.loss_stderr
 
 
 def test_end_tokens_for_free_lower_s1_and_not_s0():
@@ -131,10 +186,10 @@ def test_end_tokens_for_free_lower_s1_and_not_s0():
         return logits
 
     rows = rows_of([[1, 2, 3, 0, 0, 0, 0, 0]] * 40, text_tokens=[4] * 40)
-    ignorant, cheap = curve(uniform, rows), curve(knows_the_tail, rows)
-    assert protocols.s0_protocol(cheap).loss == pytest.approx(protocols.s0_protocol(ignorant).loss)
-    assert protocols.s1_protocol(ignorant).loss == pytest.approx(math.log(4))
-    assert protocols.s1_protocol(cheap).loss == pytest.approx(math.log(4) * 3 / 8, rel=0.05)
+    ignorant, cheap = rates(uniform, rows), rates(knows_the_tail, rows)
+    assert cheap.s0().loss == pytest.approx(ignorant.s0().loss)
+    assert ignorant.s1().loss == pytest.approx(math.log(4))
+    assert cheap.s1().loss == pytest.approx(math.log(4) * 3 / 8, rel=0.05)
 
 
 def any_order_bound(network, x_0, mask_id):
@@ -151,9 +206,7 @@ def test_s1_is_the_bound_a_position_where_the_rates_are_all_there_are(monkeypatc
     monkeypatch.setattr(protocols, "RATES", 4)
     network, x_0 = everywhere(Table(4)), torch.tensor(list(product(range(3), repeat=4)))
     rows = rows_of(x_0.numpy())
-    losses = [
-        protocols.s1_protocol(protocols.curve(network, rows, mask_id=3, end_id=0, seed=seed)).loss for seed in range(30)
-    ]
+    losses = [protocols.curve(network, rows, mask_id=3, end_id=0, seed=seed).s1().loss for seed in range(30)]
     stderr = np.std(losses, ddof=1) / math.sqrt(30)
     assert stderr < 0.01
     assert abs(np.mean(losses) * 4 - any_order_bound(network, x_0, 3)) < 4 * stderr * 4

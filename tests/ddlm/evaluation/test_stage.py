@@ -28,7 +28,7 @@ from ddlm.tokenizer import build as build_tokenizer
 
 SEQ_LEN = 24
 EVALUATION = EvaluationConfig(
-    stories=10, masks_per_row=4, chain_rule_stories=2, num_samples=3, num_continuations=4, num_infills=2, prompt_words=5
+    stories=22, masks_per_row=4, chain_rule_stories=2, num_samples=3, num_continuations=4, num_infills=2, prompt_words=5
 )
 SAMPLING = SamplingConfig(num_sampling_steps=4)
 
@@ -57,7 +57,7 @@ def inputs(tmp_path_factory):
     folders = {name: root / name for name in ("corpus", "tokenizer", "shards", "train", "scratch")}
     for folder in folders.values():
         folder.mkdir()
-    for split, (count, seed) in {"train": (40, 0), "validation": (15, 1)}.items():
+    for split, (count, seed) in {"train": (40, 0), "validation": (24, 1)}.items():
         pq.write_table(pa.table({"text": stories(count, seed)}), folders["corpus"] / f"{split}.parquet")
     workspace = Workspace({"corpus": folders["corpus"]}, folders["tokenizer"], folders["scratch"], Recorder())
     build_tokenizer(workspace, tokenizer=TokenizerConfig(vocab_size=270), source=None)
@@ -102,7 +102,7 @@ def validation(inputs):
 
 
 def test_the_stage_writes_what_it_promises(built):
-    names = ("curve", "lengths", "mask_rates", "intervals", "calibration", "order")
+    names = ("curve", "lengths", "mask_rates", "calibration", "order")  # one interval alone makes no picture
     pictures = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     names = {"scores.json", "samples.jsonl", "row_nats.parquet", "report.html"} | pictures
     assert {path.name for path in built.output.iterdir()} == names
@@ -112,7 +112,8 @@ def test_scores_have_the_keys_that_others_rely_on(scores):
     assert scores["bound"] == "upper"
     assert scores["bits_per_byte_interval"][0] < scores["bits_per_byte"] < scores["bits_per_byte_interval"][1]
     assert scores["nll_nats_stderr"] > 0
-    assert set(scores["seed_protocols"]["S3"]) == {"loss", "accuracy"}
+    wanted = {"loss", "loss_stderr", "accuracy", "accuracy_stderr", "masks"}
+    assert set(scores["seed_protocols"]["S3"]) == wanted
     for name in ("bleu", "bleu_free", "self_bleu"):
         assert 0 <= scores[name] < 100.1
     for name in ("masked_accuracy", "word_validity", "distinct_1", "distinct_2"):
@@ -122,6 +123,7 @@ def test_scores_have_the_keys_that_others_rely_on(scores):
     assert scores["model"].startswith("sha256:")
     assert set(scores["chain_rule"]) == {"left_to_right", "confidence", "margin", "any_order"}
     assert scores["chain_rule"]["any_order"]["bound"] == "upper"
+    assert {value["bits_per_byte_interval"] for value in scores["chain_rule"].values()} == {None}
     assert {value["stories"] for value in scores["chain_rule"].values()} == {2}
     assert len(scores["mask_rate_curve"]) == 16
     assert scores["provenance"]["torch"] == torch.__version__
@@ -140,7 +142,7 @@ def test_the_bound_is_the_sum_over_rows_and_covers_the_first_stories_whole(input
     assert scores["nll_nats"] == pytest.approx(table.nats.sum() / table.text_tokens.sum())
     assert scores["bits_per_byte"] == pytest.approx(table.nats.sum() / np.log(2) / table.text_bytes.sum())
     assert scores["data"] == {
-        "stories": 10,
+        "stories": EVALUATION.stories,
         "rows": len(table),
         "longer_stories": (np.bincount(table.story) > 1).sum(),
         "text_tokens": table.text_tokens.sum(),
@@ -168,7 +170,7 @@ def test_samples_keep_prompt_continuation_and_reference(inputs, built):
 
 def test_the_report_holds_the_samples_and_all_pictures(built, scores):
     html = (built.output / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 6
+    assert html.count("data:image/png;base64,") == 5
     assert f"{scores['bits_per_byte']:.3f}" in html
     assert html.count("<blockquote") == 2 * 3 + 1 + 2 * 4
 
@@ -201,7 +203,7 @@ def test_the_digest_is_of_the_evaluated_text_alone(inputs, scores):
     tokenizer = Tokenizer.load(inputs["train"])
     common = {"model": "m", "sampling": SAMPLING, "seed": 0}
     narrow = EVALUATION.model_copy(update={"num_samples": 2, "num_continuations": 1})
-    same = scoring.evaluate(random_pipeline(tokenizer), texts[:10], evaluation=narrow, **common).scores
+    same = scoring.evaluate(random_pipeline(tokenizer), texts[: EVALUATION.stories], evaluation=narrow, **common).scores
     other = scoring.evaluate(random_pipeline(tokenizer), texts[1:], evaluation=narrow, **common).scores
     assert same["data_digest"] == scores["data_digest"] != other["data_digest"]
     assert not {"copied", "word_validity"} & set(same)
@@ -236,10 +238,14 @@ def test_a_larger_budget_never_measures_less():
         assert all(less[name] <= more[name] for name in less if isinstance(less[name], int))
 
 
-def test_fewer_stories_than_samples_are_refused(inputs):
+def test_a_single_story_is_enough_and_has_no_interval(inputs, caplog, tmp_path):
     pipeline = random_pipeline(Tokenizer.load(inputs["train"]))
-    with pytest.raises(UserError, match="evaluate: 1 stories, but 3 samples are to be compared"):
-        scoring.evaluate(pipeline, ["Fox."], model="m", sampling=SAMPLING, seed=0, evaluation=EVALUATION)
+    texts = ["Sue saw a big red hen. The fox ran."]
+    found = scoring.evaluate(pipeline, texts, model="m", sampling=SAMPLING, seed=0, evaluation=EVALUATION)
+    assert found.scores["bits_per_byte_interval"] is None
+    assert "3 samples are compared with 1 story: there are no more" in caplog.text
+    stage.write(found, tmp_path, texts)
+    assert (tmp_path / "report.html").exists()
 
 
 def test_the_gap_to_a_twin_is_paired_over_stories(inputs):
