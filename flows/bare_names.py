@@ -1,17 +1,22 @@
-"""Prefect's startup plugin: lets `prefect deployment run full-pipeline` mean full-pipeline/full-pipeline, and says in
-one line that no server answers, where Prefect would show a traceback.
+"""Prefect's startup plugin: lets `prefect deployment run sweep-gpu` mean sweep/sweep-gpu, and says in one line that no
+server answers, where Prefect would show a traceback.
 
 Prefect calls it before it parses the command line (entry point group `prefect.plugins`, switched on in prefect.toml).
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from ssl import SSLError
+from typing import Any
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from prefect.plugins import HookContext, register_hook
+from prefect.settings import get_current_settings
+
+from ddlm.loopback import spare_loopback
 
 PREFECT_PROGRAMS = {"prefect", "prefect.exe", "-m"}
 """What sys.argv[0] is for `prefect …` and, while its package is being imported, for `python -m prefect …`."""
@@ -25,13 +30,14 @@ PATIENCE_S = 10.0
 @register_hook
 def setup_environment(*, ctx: HookContext) -> None:
     """Rewrite sys.argv in place and say so on stderr. Raises: SystemExit where a server is needed and none answers."""
+    spare_loopback()
     if asks_a_server(sys.argv):
         require_server(ctx.api_url)
     position = bare_name_at(sys.argv)
     if position is not None:
         name = sys.argv[position]
-        sys.argv[position] = f"{name}/{name}"
-        sys.stderr.write(f"deployment {name}: taken as {name}/{name} (flow/deployment)\n")
+        sys.argv[position] = full_name(name, flows_of(name, ctx.api_url) if ctx.api_url else [])
+        sys.stderr.write(f"deployment {name}: taken as {sys.argv[position]} (flow/deployment)\n")
 
 
 def asks_a_server(arguments: Sequence[str]) -> bool:
@@ -49,7 +55,11 @@ def require_server(url: str | None) -> None:
         )
         return
     try:
-        urlopen(f"{url}/health", timeout=PATIENCE_S).close()
+        with urlopen(f"{url}/health", timeout=PATIENCE_S) as answer:
+            if b"<html" not in answer.read(1000).lower():
+                return
+        sys.stderr.write(f"PREFECT_API_URL {url}: a page answers there, not Prefect's API; its address ends in /api\n")
+        raise SystemExit(2)
     except HTTPError:  # an answer all the same; Prefect says what it means
         return
     except (OSError, ValueError) as error:
@@ -58,6 +68,36 @@ def require_server(url: str | None) -> None:
             return
         sys.stderr.write(f"PREFECT_API_URL {url}: no Prefect server answers ({reason}); start it with `make server`\n")
         raise SystemExit(2) from None
+
+
+def full_name(name: str, flows: Sequence[str]) -> str:
+    """flow/deployment. Raises: SystemExit where several flows have a deployment of this name and none is called so."""
+    if len(flows) > 1 and name not in flows:
+        sys.stderr.write(f"deployment {name}: {', '.join(flows)} have one each; write FLOW/{name}\n")
+        raise SystemExit(2)
+    flow = name if name in flows or not flows else flows[0]  # a name that nobody knows is Prefect's to refuse
+    return f"{flow}/{name}"
+
+
+def flows_of(name: str, url: str) -> list[str]:
+    """The flows that have a deployment of this name, as the server knows them; none where it does not say."""
+    try:
+        found = ask(f"{url}/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+        flows = {"id": {"any_": [each["flow_id"] for each in found]}}
+        return [each["name"] for each in ask(f"{url}/flows/filter", {"flows": flows})]
+    except (OSError, ValueError):
+        return []
+
+
+def ask(url: str, question: dict[str, Any]) -> Any:
+    """The JSON answer of Prefect's API. Raises: OSError, ValueError."""
+    key = get_current_settings().api.key
+    headers = {"Content-Type": "application/json"}
+    if key:
+        headers["Authorization"] = f"Bearer {key.get_secret_value()}"
+    request = Request(url, data=json.dumps(question).encode(), headers=headers)
+    with urlopen(request, timeout=PATIENCE_S) as answer:
+        return json.load(answer)
 
 
 def bare_name_at(arguments: Sequence[str]) -> int | None:

@@ -1,6 +1,7 @@
 """What `ddlm run` calls: the flow in this process, beside a server of its own."""
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from ddlm.config import UserError
@@ -16,8 +17,16 @@ def run(
 ) -> "Summary":
     """The full pipeline. The flow opens a session of its own, as it does on a worker; this one says how.
 
+    Where nothing is to be built no server is started: there would be nothing to look at. What can be known of a run
+    beforehand, such as a missing file, is refused before one is started, too.
+
     Raises: what the failed stage raised.
     """
+    if not os.environ.get("PREFECT_API_URL"):
+        done = session.cached(until)
+        if done is not None:
+            with session:
+                return session.finish(done)
     with embedded():
         from flows.full_pipeline import full_pipeline  # after embedded(): it imports Prefect
 

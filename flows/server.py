@@ -20,6 +20,7 @@ import httpx
 import psutil
 
 from ddlm.config import UserError, home
+from ddlm.loopback import spare_loopback
 
 logger = logging.getLogger("ddlm.flows")  # shown as the library's lines are
 
@@ -38,6 +39,7 @@ def embedded() -> Iterator[str]:
 
     Raises: UserError when the user's server does not answer or an explicit port is taken.
     """
+    spare_loopback()
     with environment():
         from prefect import settings
 

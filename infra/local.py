@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from ddlm.loopback import spare_loopback
+
 STARTUP_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
 """A training saves before it ends."""
@@ -247,4 +249,5 @@ ACTIONS = {"start": start, "status": status, "stop": stop}
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in ACTIONS:
         sys.exit(f"wanted one of {', '.join(ACTIONS)}")
+    spare_loopback()
     ACTIONS[sys.argv[1]]()

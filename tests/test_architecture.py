@@ -19,7 +19,7 @@ ROWS = (
     {"generation"},
     {"model", "diffusion", "data"},
     {"tokenizer"},
-    {"config", "artifacts", "tracking", "draws", "transfer", "figures"},
+    {"config", "artifacts", "tracking", "draws", "transfer", "figures", "loopback"},
 )
 """Top to bottom, as in the design: a row imports from rows below, not sideways."""
 SIDEWAYS = {("cli", "bench"), ("cli", "ui"), ("export", "evaluation")}

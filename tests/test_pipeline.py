@@ -54,8 +54,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_second_run_builds_nothing(finished: Path) -> None:
-    stages, _ = run(finished)
+    stages, said = run(finished)
     assert stages == ALL_CACHED
+    assert "nothing to build" in said
+    assert "starting a Prefect server" not in said
 
 
 def test_the_folder_holds_what_people_look_for(finished: Path) -> None:

@@ -14,6 +14,7 @@ from ddlm import __version__
 from ddlm.artifacts import DamageError
 from ddlm.cli import machine, models, page, runs, writing
 from ddlm.config import Unreachable, UserError
+from ddlm.loopback import spare_loopback
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +46,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 
 def main() -> None:
     """Run a command. Exit code 2: the user's mistake, in one line. 1: a failure. 130: Ctrl-C."""
+    spare_loopback()
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

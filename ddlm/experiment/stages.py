@@ -157,6 +157,17 @@ class Session:
             self.built.append(name)
         return artifact, built
 
+    def cached(self, until: str | None = None) -> dict[str, Artifact] | None:
+        """Every stage's artifact, if none has to be built."""
+        done: dict[str, Artifact] = {}
+        for name in needed_for(until):
+            found = self.find(name, [done[stage] for stage in STAGES[name].inputs])
+            if found is None:
+                return None
+            done[name] = found
+        logger.info("nothing to build: %s cached", ", ".join(done))
+        return done
+
     def follow(self, done: Mapping[str, Artifact]) -> None:
         """Train behind torchrun's first rank, which builds the artifact; nothing to do where it has one already."""
         inputs = [done[stage] for stage in STAGES["train"].inputs]

@@ -29,13 +29,21 @@ def enter(workspace, name):
 """
 STAGE = """
 
-def {name}(workspace, *, seed, **sections):
+def {name}(workspace, **sections):
     enter(workspace, "{name}")
 """
 PRODUCTS = {
     "evaluate": (
         "scores.json",
-        json.dumps({"bits_per_byte": 1.5, "bound": "upper", "data_digest": "d", "samples": []}),
+        json.dumps(
+            {
+                "bits_per_byte": 1.5,
+                "bound": "upper",
+                "data_digest": "d",
+                "data": {"stories": 1, "text_bytes": 9},
+                "samples": [],
+            }
+        ),
     ),
     "render": ("denoising.gif", "GIF89a"),
     "publish": ("publication.json", json.dumps({"reason": "the first model"})),

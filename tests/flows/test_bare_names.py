@@ -1,11 +1,16 @@
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 
+import httpx
 import pytest
+import yaml
 
-from flows.bare_names import asks_a_server, bare_name_at, require_server
+from flows.bare_names import asks_a_server, bare_name_at, flows_of, full_name, require_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +59,47 @@ def test_prefect_itself_takes_the_bare_name(server: str, program: list[str]) -> 
     )  # fmt: skip
     assert "full-pipeline: taken as full-pipeline/full-pipeline" in done.stderr
     assert "Deployment 'full-pipeline/full-pipeline' not found!" in done.stdout + done.stderr
+
+
+def test_every_deployment_is_found_by_its_bare_name(server: str) -> None:
+    """By the server's word, since a deployment's name says nothing of its flow's."""
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    wanted = {}
+    for deployment in deployments:
+        path, _, function = deployment["entrypoint"].partition(":")
+        flow = getattr(import_module(path.removesuffix(".py").replace("/", ".")), function)
+        flow_id = httpx.post(f"{server}/flows/", json={"name": flow.name}).json()["id"]
+        body = {"name": deployment["name"], "flow_id": flow_id}
+        httpx.post(f"{server}/deployments/", json=body).raise_for_status()
+        wanted[deployment["name"]] = f"{flow.name}/{deployment['name']}"
+    assert len(wanted) > 6
+    assert {name: full_name(name, flows_of(name, server)) for name in wanted} == wanted
+    assert flows_of("nobody", server) == []
+
+
+def test_a_name_that_several_flows_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert full_name("a", ["a", "b"]) == "a/a"
+    with pytest.raises(SystemExit, match="2"):
+        full_name("nightly", ["a", "b"])
+    assert capsys.readouterr().err == "deployment nightly: a, b have one each; write FLOW/nightly\n"
+
+
+def test_an_address_without_api_is_told(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!DOCTYPE html><html></html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        with pytest.raises(SystemExit, match="2"):
+            require_server(f"http://127.0.0.1:{pages.server_port}")
+        pages.shutdown()
+    assert "its address ends in /api" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,10 @@ def test_what_is_exact_is_not_called_a_bound(images):
     assert "UPPER BOUND on the negative" not in html
     assert "Monte-Carlo" not in html
     assert measures.headline(SCORES) == "at most 1.234 bits per byte on 200 stories (90,000 bytes, digest dddddddd)"
-    assert measures.headline(SCORES | {"bound": "exact"}) == "exactly 1.234 bits per byte on 200 stories (90,000 bytes, digest dddddddd)"
+    assert (
+        measures.headline(SCORES | {"bound": "exact"})
+        == "exactly 1.234 bits per byte on 200 stories (90,000 bytes, digest dddddddd)"
+    )
 
 
 def test_every_measure_has_a_sentence_and_headlines_name_measures():

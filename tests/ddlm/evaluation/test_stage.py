@@ -16,7 +16,7 @@ from ddlm.data import ShardsConfig
 from ddlm.data.shards import build as build_shards
 from ddlm.data.shards import read_rows
 from ddlm.diffusion import SamplingConfig
-from ddlm.evaluation import BUDGETS, EvaluationConfig, sources, stage
+from ddlm.evaluation import BUDGETS, EvaluationConfig, measures, sources, stage
 from ddlm.evaluation import scores as scoring
 from ddlm.evaluation.subject import rows_from_texts
 from ddlm.generation import DiffusionPipeline
@@ -171,7 +171,7 @@ def test_samples_keep_prompt_continuation_and_reference(inputs, built):
 def test_the_report_holds_the_samples_and_all_pictures(built, scores):
     html = (built.output / "report.html").read_text()
     assert html.count("data:image/png;base64,") == 5
-    assert f"{scores['bits_per_byte']:.3f}" in html
+    assert measures.with_error("{:.3f}", scores["bits_per_byte"], scores["bits_per_byte_stderr"]) in html
     assert html.count("<blockquote") == 2 * 3 + 1 + 2 * 4
 
 
