@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,6 +126,16 @@ def explain(kind: type[BaseModel], fault: Mapping[str, Any]) -> str:
 def shortened(text: str, most: int = 60) -> str:
     """What a line can show of something that may be long."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
+def installing(extra: str) -> str:
+    """The command that adds an extra to this environment: from the project's folder where ddlm runs from one."""
+    project = Path(__file__).resolve().parents[1]
+    python = shlex.quote(sys.executable)
+    if not (project / "pyproject.toml").is_file():
+        return f"{python} -m pip install 'ddlm[{extra}]'"
+    constraints, target = (shlex.quote(f"{project}{part}") for part in ("/constraints.txt", f"[{extra}]"))
+    return f"{python} -m pip install -c {constraints} -e {target}"
 
 
 def fields_at(kind: type[BaseModel], path: Sequence[int | str]) -> set[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddlm.artifacts.manifest import MANIFEST, RUN_RECORD, DamageError, check, parse_manifest
-from ddlm.config import Unreachable, UserError
+from ddlm.config import Unreachable, UserError, installing
 
 QUICK_TO_GIVE_UP: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 2}}}
@@ -172,7 +172,7 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         store, root = fsspec.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **options)
     except ImportError:
-        raise UserError(f"DDLM_STORE {url}: its package is missing; pip install 'ddlm[{protocol}]'") from None
+        raise UserError(f"DDLM_STORE {url}: its package is missing; run {installing(protocol)}") from None
     except ValueError as error:
         raise UserError(f"DDLM_STORE {url}: {_line(error)}; give s3://bucket/prefix or a folder") from None
     return store, root.rstrip("/")

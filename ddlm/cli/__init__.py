@@ -1,6 +1,7 @@
 """The command line. Heavy imports happen inside the commands: `ddlm --help` answers at once."""
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ import typer
 from ddlm import __version__
 from ddlm.artifacts import DamageError
 from ddlm.cli import machine, models, page, runs, writing
+from ddlm.cli.refusals import UsageError, refusal
 from ddlm.config import Unreachable, UserError
 from ddlm.loopback import spare_loopback
 
@@ -50,17 +52,31 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal can't show must not end a command that is done
     try:
         with logging_to_stderr():
-            app()
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer takes Ctrl-C for itself and says nothing
-            fail("stopped; give the same command again, a run continues where it was", INTERRUPTED)
-        raise
+            code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer takes Ctrl-C for itself and says nothing
+            fail(stopped(sys.argv[1:2]), INTERRUPTED)
+        sys.exit(code)
+    except UsageError as error:
+        fail(refusal(error, sys.argv[1:]), 2)
+    except BrokenPipeError:  # whoever read our output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if os.environ.get("DDLM_DEBUG"):
             raise
         fail(*explain(error))
+
+
+def stopped(command: list[str]) -> str:
+    """What is true after Ctrl-C."""
+    if command == ["run"]:
+        return "stopped; the same command resumes: what is built is cached, a training has saved a checkpoint"
+    return "stopped"
 
 
 class LogToStderr(logging.Handler):

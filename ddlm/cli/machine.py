@@ -10,8 +10,8 @@ from ddlm.artifacts import collect_shared, open_store, parents_of, size_bytes
 from ddlm.config import UserError
 from ddlm.experiment import Experiment, load_experiment
 
-bench = typer.Typer(no_args_is_help=True, help="Measure speed: tokenize, load, train, sample, device, roofline.")
-artifacts = typer.Typer(no_args_is_help=True, help="Look into the artifact store and tidy it.")
+bench = typer.Typer(help="Measure speed: tokenize, load, train, sample, device, roofline.")
+artifacts = typer.Typer(help="Look into the artifact store and tidy it.")
 ConfigArgument = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="A small model when absent.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

@@ -36,7 +36,7 @@ def evaluate(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of [evaluation] or [sampling]."),
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of \\[evaluation] or \\[sampling]."),
     ] = None,
     seed: SeedOption = 0,
     json_: JsonOption = False,
@@ -108,7 +108,7 @@ def render(
     seed: SeedOption = 0,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other key of [rendering] or [sampling]."),
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other key of \\[rendering] or \\[sampling]."),
     ] = None,
 ) -> None:
     """Film a denoising.
@@ -153,7 +153,7 @@ def export(
     seed: SeedOption = 0,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of [export] or [sampling]."),
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of \\[export] or \\[sampling]."),
     ] = None,
 ) -> None:
     """Make a bundle for a Jetson: ONNX graphs, tokenizer, and a program that needs neither torch nor ddlm.

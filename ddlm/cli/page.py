@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ddlm.cli.writing import ModelArgument, PrecisionOption, require_precision
-from ddlm.config import UserError
+from ddlm.config import UserError, installing
 from ddlm.ui import Limits
 from ddlm.ui.port import address, bind
 
@@ -46,7 +46,7 @@ def ui(
       ddlm ui ddlm-quick@champion --port 8080 --server-name 0.0.0.0
     """
     if find_spec("gradio") is None:
-        raise UserError("ui: gradio is not installed; pip install 'ddlm[ui]'")
+        raise UserError(f"ui: gradio is not installed; run {installing('ui')}")
     require_precision(precision)
     limits = Limits(max_length, max_samples, max_steps, at_once=at_once, waiting=waiting)
     with bind(server_name, port) as sock:

@@ -78,7 +78,7 @@ def config(path: ConfigArgument, set_: SetOption = None) -> None:
 
 
 def show(summary: object) -> None:
-    """One table: scores, the best sample, the paths, and what to try next."""
+    """One table: scores, a sample, the paths, and what to try next."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -93,9 +93,11 @@ def show(summary: object) -> None:
     for label, value in summary.headlines:
         table.add_row(label, value)
     table.add_section()
-    table.add_row("best sample", Text(summary.best_sample), end_section=True)  # Text: brackets are no markup
+    if summary.best_sample:
+        table.add_row("a sample", Text(summary.best_sample), end_section=True)  # Text: brackets are no markup
     if summary.decision:
         table.add_row("registry", Text(summary.decision), end_section=True)
     table.add_row("files", Text("\n".join(map(str, summary.paths()))), end_section=True)
-    table.add_row("try next", Text("\n".join(summary.next_commands())))
+    if commands := summary.next_commands():
+        table.add_row("try next", Text("\n".join(commands)))
     Console().print(table)

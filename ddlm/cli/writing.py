@@ -19,7 +19,7 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, an experiment's name, or a hub id.", show_default=False)
 ]
 PromptArgument = Annotated[str, typer.Argument(metavar="[PROMPT]", help="How the text begins.", show_default=False)]
-SamplesOption = Annotated[int, typer.Option("--samples", help="How many texts.")]
+SamplesOption = Annotated[int, typer.Option("--samples", min=1, help="How many texts.")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Sampler steps, at most.")]
 UnmaskingOption = Annotated[
     str | None,
@@ -27,8 +27,8 @@ UnmaskingOption = Annotated[
 ]
 TemperatureOption = Annotated[float | None, typer.Option(help="0 takes the most likely tokens.")]
 TopPOption = Annotated[float | None, typer.Option("--top-p", help="Draw from the likeliest tokens of this mass.")]
-TopKOption = Annotated[int | None, typer.Option("--top-k", help="The so many most likely tokens.")]
-SeedOption = Annotated[int, typer.Option(help="The same seed writes the same text.")]
+TopKOption = Annotated[int | None, typer.Option("--top-k", help="Draw from the K likeliest tokens.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed writes the same text.")]
 LengthOption = Annotated[
     int | None, typer.Option(help="Tokens to write after the prompt, exactly. The model decides when absent.")
 ]
@@ -39,7 +39,7 @@ CompileOption = Annotated[
     str, typer.Option("--compile", help="on, off, or auto: compile the network where that is faster in all.")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="sampling.KEY=VALUE", help="Any other key of [sampling].")
+    list[str] | None, typer.Option("--set", metavar="sampling.KEY=VALUE", help="Any other key of \\[sampling].")
 ]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Show the denoising in the terminal.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -78,7 +78,7 @@ def generate(
       ddlm generate quick --unmasking threshold --set sampling.threshold=0.8 --length 600
     """
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
-    require_sense(samples, watch, json_)
+    require_sense(watch, json_)
     pipeline = load(model, precision, compile_)
     wanted: dict[str, Any] = {"num_samples": samples, "sampling": sampling, "seed": seed, "length": length}
     write(lambda observer: pipeline.generate(prompt, **wanted, observer=observer), watch, json_)
@@ -104,7 +104,7 @@ def infill(
     Example: ddlm infill quick "Once there was a ___ who ___[5]."
     """
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
-    require_sense(samples, watch, json_)
+    require_sense(watch, json_)
     pipeline = load(model, precision)
     wanted: dict[str, Any] = {"num_samples": samples, "sampling": sampling, "seed": seed}
     write(lambda observer: pipeline.infill(text, **wanted, observer=observer), watch, json_)
@@ -182,7 +182,23 @@ def sampling_from(
             raise UserError(f"--set {key}: this command takes keys of sampling only; write sampling.KEY=VALUE")
         given[name] = value
     chosen = {key: value for key, value in given.items() if value is not None}
-    return parse(Chosen, {"sampling": chosen}, source="this command").sampling
+    try:
+        return parse(Chosen, {"sampling": chosen}, source="settings").sampling
+    except UserError as error:
+        raise UserError(named_as_typed(str(error))) from None
+
+
+def named_as_typed(line: str) -> str:
+    """What is wrong with an option by the option's name."""
+    for name, option in OPTIONS.items():
+        line = line.replace(f"sampling.{name}:", f"{option}:")
+    return line.removeprefix("settings: ")
+
+
+OPTIONS = {
+    "num_sampling_steps": "--steps", "unmasking": "--unmasking", "temperature": "--temperature", "top_p": "--top-p",
+    "top_k": "--top-k",
+}  # fmt: skip
 
 
 class Chosen(Section):
@@ -191,10 +207,8 @@ class Chosen(Section):
     sampling: SamplingConfig
 
 
-def require_sense(samples: int, watch: bool, json_: bool) -> None:
-    """Raises: UserError for no samples, or for two things on one stdout."""
-    if samples < 1:
-        raise UserError(f"--samples {samples}: wanted at least 1; leave it out for one text")
+def require_sense(watch: bool, json_: bool) -> None:
+    """Raises: UserError for two things on one stdout."""
     if watch and json_:
         raise UserError("--watch and --json: stdout can hold one of them; leave one out")
 

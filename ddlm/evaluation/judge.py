@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
-from ddlm.config import UserError
+from ddlm.config import UserError, installing
 from ddlm.evaluation.text import entropy_nats
 
 BATCH_SIZE = 8
@@ -76,7 +76,7 @@ class Judge:
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ModuleNotFoundError:
-            raise UserError("judge: transformers is not installed; pip install 'ddlm[judge]'") from None
+            raise UserError(f"judge: transformers is not installed; run {installing('judge')}") from None
         constants.HF_HUB_DISABLE_TELEMETRY = True
         source: dict[str, Any] = {"local_files_only": Path(name).is_dir(), "trust_remote_code": False}
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from ddlm.artifacts import digest_of
-from ddlm.config import Section, UserError, dump_toml
+from ddlm.config import Section, UserError, dump_toml, installing
 from ddlm.experiment import Experiment, load_experiment
 from ddlm.experiment.view import require_folder_name
 
@@ -158,7 +158,7 @@ class Study:
             import optuna
         except ImportError:
             raise UserError(
-                "sweep: a study needs Optuna, which is not installed; pip install 'ddlm[sweep]', or give a grid"
+                f"sweep: a study needs Optuna, which is not installed; run {installing('sweep')}, or give a grid"
             ) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(

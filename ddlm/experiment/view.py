@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shlex
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from ddlm.experiment import Experiment
 PLACES = {"train": "model", "evaluate": "", "render": "", "export": "", "publish": ""}
 """Which stages a view shows, and in which of its folders."""
 USED = "artifacts.json"
+HELD_OUT = "validation.parquet"
+"""A link to the stories that the model was not trained on, for `ddlm evaluate --data`."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,21 @@ class Summary:
 
     def paths(self) -> list[Path]:
         """What to look at first, of what is there."""
-        names = ("report.html", "denoising.gif", "curve.png", "samples.jsonl", "model", "bundle")
+        names = ("report.html", "denoising.gif", "curve.png", "samples.jsonl", HELD_OUT, "model", "bundle")
         return [relative(self.folder / name) for name in names if (self.folder / name).exists()]
 
     def next_commands(self) -> list[str]:
-        return [
-            f'ddlm generate {self.name} "Once upon a time" --watch',
-            f"ddlm render {self.name} --theme neon -o denoising.gif",
-            f"python {relative(self.folder / 'bundle' / 'generate.py')} --steps 32",
-        ]
+        """What works with what is there, as it can be typed here."""
+        found = []
+        if (self.folder / "model").exists():
+            found += [
+                f'{program("ddlm")} generate {self.name} "Once upon a time" --watch',
+                f"{program('ddlm')} render {self.name} --theme neon -o denoising.gif",
+            ]
+        bundle = self.folder / "bundle" / "generate.py"
+        if bundle.exists():
+            found.append(f"{program('python')} {shlex.quote(str(relative(bundle)))} --steps 32")
+        return found
 
     def markdown(self) -> str:
         lines = [f"## {self.name}", "", "| score | value |", "|---|---|"]
@@ -59,6 +69,14 @@ class Summary:
 def relative(path: Path) -> Path:
     """As one would type it from here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def program(name: str) -> str:
+    """How a program of this environment is typed: its name alone where the shell finds this very one by it."""
+    own = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    is_found = found is not None and Path(found).absolute() == own
+    return name if is_found or not own.exists() else shlex.quote(str(relative(own)))
 
 
 def require_folder_name(name: str) -> str:
@@ -106,6 +124,8 @@ def _fill(folder: Path, experiment: Experiment, done: Mapping[str, Artifact]) ->
         for item in done[stage].path.iterdir() if stage in done else ():
             if item.name not in (MANIFEST, RUN_RECORD):
                 _copy(item, temporary / place / item.name)
+    if "corpus" in done:
+        (temporary / HELD_OUT).symlink_to(os.path.relpath(done["corpus"].path / HELD_OUT, folder))
     toml = dump_toml(experiment)
     used = {stage: f"{stage}/{artifact.key}" for stage, artifact in done.items()}
     (temporary / USED).write_text(json.dumps(used, indent=1))

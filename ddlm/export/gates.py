@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ddlm.config import installing
 from ddlm.export import MAX_OPSET, ExportConfig
 from ddlm.model.attention import RMSNorm
 
@@ -211,7 +212,7 @@ def tensorrt(path: Path) -> Gate:
     """
     name = "TensorRT-RTX"
     if find_spec("tensorrt_rtx") is None:
-        return Gate(name, path.name, SKIPPED, 'not installed: pip install "ddlm[tensorrt-check]"')
+        return Gate(name, path.name, SKIPPED, f"not installed: run {installing('tensorrt-check')}")
     done = subprocess.run(
         [sys.executable, "-m", "ddlm.export.rtx", str(path.resolve())], capture_output=True, text=True, check=False
     )

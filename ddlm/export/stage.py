@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddlm.artifacts import Workspace
-from ddlm.config import UserError
+from ddlm.config import UserError, installing
 from ddlm.data.shards import read_rows
 from ddlm.diffusion import SamplingConfig
 from ddlm.export import ExportConfig, bundle
@@ -100,7 +100,7 @@ def require_extra() -> None:
     """Raises: UserError when the packages of the extra `export` are not all installed."""
     missing = [name for name in EXTRA if find_spec(name) is None]
     if missing:
-        raise UserError(f'export: {", ".join(missing)} not installed; run pip install "ddlm[export]"')
+        raise UserError(f"export: {', '.join(missing)} not installed; run {installing('export')}")
 
 
 def require_whole_canvas(sampling: SamplingConfig) -> None:

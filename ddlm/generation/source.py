@@ -1,31 +1,84 @@
 """Which folder MODEL means."""
 
+import json
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
-from ddlm.config import UserError, home
+from ddlm.config import Unreachable, UserError, home, shortened
+from ddlm.model.folder import CONFIG, FILES
+
+PATIENCE_S = 10.0
+WITHIN = ("model", "*", "artifacts/*")
+"""Where a folder that is no model folder may hold one: an experiment's view, and what MLflow hands out."""
 
 
 def find_folder(name: str | Path) -> Path:
-    """The folder that MODEL means. Raises: UserError when it means nothing."""
-    path = Path(name)
-    if path.is_dir():
-        return path
+    """The folder that MODEL means: a path, an experiment or, with a slash in it, a hub id, in this order.
+
+    Raises: UserError when it means nothing. Unreachable when the hub does not answer.
+    """
+    if not str(name).strip():
+        raise UserError(f"model {str(name)!r}: wanted a folder, an experiment's name or a hub id; {_known()}")
+    path = Path(name).expanduser()
     last = home() / str(name) / "model"
-    if last.is_dir():
-        return last
+    found = _model_in(path) or (last if (last / CONFIG).is_file() else None)
+    if found:
+        return found
+    if path.is_dir():
+        return path  # whoever reads it says what is missing
     if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
-    known = ", ".join(sorted(folder.parent.name for folder in home().glob("[!.]*/model")))
-    raise UserError(
-        f"model {name}: no such folder or experiment; finished ones: {known or 'none, start with ddlm run'}"
-    )
+    raise UserError(f"model {shortened(str(name))}: no such folder or experiment; {_known()}")
+
+
+def _model_in(path: Path) -> Path | None:
+    """The folder itself, or the only model folder in it."""
+    if (path / CONFIG).is_file():
+        return path
+    for pattern in WITHIN:
+        found = [config.parent for config in sorted(path.glob(f"{pattern}/{CONFIG}")) if _is_ours(config)]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _is_ours(config: Path) -> bool:
+    try:
+        document = json.loads(config.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("model_type") == "ddlm"
+
+
+def _known() -> str:
+    names = sorted({folder.parent.name for folder in home().glob("[!.]*/model")})
+    return f"finished ones: {', '.join(names) or 'none, start with ddlm run'}"
 
 
 def _from_hub(repo_id: str) -> Path:
+    """What it is comes first: weights of another kind are not fetched to be refused."""
     try:
-        return Path(snapshot_download(repo_id))
-    except (OSError, ValueError) as error:  # the hub library's connection and repository errors are OSErrors
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model {repo_id}: no folder, and the hub said {reason}; check name and network") from None
+        HfApi().model_info(repo_id, timeout=PATIENCE_S)  # a download would ask a hub that is away six times
+        if not _is_ours(Path(hf_hub_download(repo_id, CONFIG))):
+            raise UserError(
+                f"model {repo_id}: the hub has it, but it is none of ddlm's; name a model that ddlm has made"
+            )
+        return Path(snapshot_download(repo_id, allow_patterns=list(FILES)))
+    except UserError:
+        raise
+    except (RepositoryNotFoundError, ValueError) as error:
+        raise UserError(
+            f"model {repo_id}: no folder here, and the hub does not give it ({type(error).__name__}); check the name, "
+            f"or set HF_TOKEN where it is private; {_known()}"
+        ) from None
+    except (HTTPError, OSError) as error:  # what it does not have is a RepositoryNotFoundError
+        remedy = f"check the name and the network; {_known()}"
+        raise Unreachable(
+            f"model {repo_id}: no folder here, and no word of the hub ({_line(error)}); {remedy}"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -9,7 +9,7 @@ import numpy as np
 from imageio.v2 import get_writer
 from PIL import Image
 
-from ddlm.config import UserError
+from ddlm.config import UserError, installing
 from ddlm.generation import Frame
 from ddlm.rendering import RenderingConfig
 from ddlm.rendering.apng import write_apng
@@ -56,7 +56,7 @@ def require_suffix(path: Path, *, sheet: bool = False) -> None:
 
 def require_ffmpeg(path: Path) -> None:
     """Raises: UserError where imageio finds none."""
-    remedy = "pip install 'ddlm[video]' brings one, and .gif, .apng and .webp need none"
+    remedy = f"run {installing('video')}, or take .gif, .apng or .webp, which need none"
     try:
         import imageio_ffmpeg
 

@@ -1,12 +1,13 @@
 """Loading, overriding and refusing configuration."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from ddlm.artifacts import open_store
-from ddlm.config import UserError, dump_toml, home, parse, parse_override, read_toml
+from ddlm.config import UserError, dump_toml, home, installing, parse, parse_override, read_toml
 from ddlm.experiment import RESERVED, Experiment, load_experiment
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
@@ -120,3 +121,9 @@ def test_a_config_can_not_be_changed() -> None:
 def test_a_name_is_required() -> None:
     with pytest.raises(UserError, match="name is missing"):
         parse(Experiment, {}, source="test")
+
+
+def test_an_extra_is_installed_where_ddlm_runs_from() -> None:
+    """ddlm is on no index: from a project's folder its path is given."""
+    command = installing("ui")
+    assert shlex.split(command)[1:] == ["-m", "pip", "install", "-c", f"{ROOT}/constraints.txt", "-e", f"{ROOT}[ui]"]

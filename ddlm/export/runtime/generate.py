@@ -43,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"generate.py: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"generate.py: {error.name} is not installed; run pip install -r requirements-jp62.txt", file=sys.stderr)
+        print(
+            f"generate.py: {error.name} is not installed; run pip install numpy onnxruntime tokenizers, "
+            "on a Jetson pip install -r requirements-jp62.txt",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         return 130

@@ -171,7 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench.sh: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"bench.sh: {error.name} is not installed; run pip install -r requirements-jp62.txt", file=sys.stderr)
+        print(
+            f"bench.sh: {error.name} is not installed; run pip install numpy onnxruntime tokenizers, "
+            "on a Jetson pip install -r requirements-jp62.txt",
+            file=sys.stderr,
+        )
         return 2
     machine = facts_from(os.environ.get("DDLM_FACTS", ""))
     versions = {"python": sys.version.split()[0], "bundle": read_manifest(bundle.folder)["checksum"]}

@@ -253,7 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"serve.py: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"serve.py: {error.name} is not installed; run pip install -r requirements-jp62.txt", file=sys.stderr)
+        print(
+            f"serve.py: {error.name} is not installed; run pip install numpy onnxruntime tokenizers, "
+            "on a Jetson pip install -r requirements-jp62.txt",
+            file=sys.stderr,
+        )
         return 2
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # in every thread that is started from here on
     threading.Thread(target=server.serve_forever, daemon=True).start()

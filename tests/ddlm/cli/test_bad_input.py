@@ -198,3 +198,49 @@ def main_without_exit() -> None:
     with pytest.raises(SystemExit) as exited:
         main()
     assert not exited.value.code
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["nothing"], "unknown command 'nothing'; wanted one of run, config, generate"),
+        (["bench"], "bench: a command is missing; wanted one of tokenize, load"),
+        (["artifacts"], "artifacts: a command is missing; wanted one of list, gc"),
+        (["artifacts", "tidy"], "artifacts: unknown command 'tidy'; wanted one of list, gc"),
+        (["generate"], "generate: MODEL is missing; `ddlm generate --help` has examples"),
+        (["evaluate", "m"], "evaluate: --data is missing"),
+        (["run"], "run: CONFIG is missing"),
+        (["bench", "train", "--steps", "0"], "bench train: --steps: got '0', wanted at least 1"),
+        (["ui", "m", "--port", "x"], "ui: --port: got 'x', wanted a whole number"),
+        (["render", "m", "--nope"], "render: unknown option --nope"),
+        (["--nope"], "unknown option --nope"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_one_line(ddlm: Ddlm, command: list[str], said: str) -> None:
+    code, out, err = ddlm(*command)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"ddlm: {said}")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["generate", "infill", "chat", "evaluate", "render", "export"])
+def test_help_names_the_sections_whose_keys_it_takes(ddlm: Ddlm, command: str) -> None:
+    """Brackets are markup to whoever prints it."""
+    code, out, _ = ddlm(command, "--help")
+    assert code == 0
+    assert "[sampling]" in out
+
+
+def test_a_terminal_that_can_not_show_a_sign_gets_another(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "DDLM_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "ddlm", "config", TINY, "--set", "corpus.source=≤"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="latin-1", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'source = "?"' in done.stdout
+
+
+def test_whoever_has_read_enough_ends_it_quietly(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m ddlm config {TINY} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith("name")

@@ -149,5 +149,5 @@ def test_a_damaged_model_is_one_clear_line(judge_folder, tmp_path):
 
 def test_a_missing_transformers_says_what_to_install(judge_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install 'ddlm\[judge\]'"):
+    with pytest.raises(UserError, match=r"run .*python -m pip install .*\[judge\]"):
         Judge.load(judge_folder)

@@ -1,6 +1,8 @@
 """`outputs/<name>/`: assembled, swapped in, and what it protects from collection."""
 
 import json
+import os
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from ddlm.artifacts import Artifact, ArtifactStore
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
 from ddlm.experiment.stages import Session
-from ddlm.experiment.view import assemble, best_sample, in_use
+from ddlm.experiment.view import assemble, best_sample, in_use, program, summarise
 
 
 @pytest.fixture
@@ -33,6 +35,34 @@ def test_the_view_shows_the_last_run_and_keeps_its_artifacts(artifact: Artifact,
     other = tiny.model_copy(update={"seed": 2})
     assert assemble(other, {"train": artifact}).resolve() != first
     assert not first.exists(), "the old view is gone"
+
+
+def test_commands_to_try_next_run_as_they_are_printed(
+    artifact: Artifact, tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert summarise(tiny, {}, []).next_commands() == [], "nothing is there yet"
+    bin = tmp_path / "a folder" / "bin"
+    bin.mkdir(parents=True)
+    for name in ("ddlm", "python"):
+        (bin / name).touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(bin / "python"))
+    commands = summarise(tiny, {"train": artifact}, []).next_commands()
+    assert [shlex.split(command)[:3] for command in commands] == [
+        ["a folder/bin/ddlm", "generate", "tiny"],
+        ["a folder/bin/ddlm", "render", "tiny"],
+    ]
+    monkeypatch.setenv("PATH", str(bin), prepend=os.pathsep)
+    assert program("ddlm") == "ddlm"
+
+
+def test_the_held_out_stories_are_at_hand(artifact: Artifact, tiny: Experiment, tmp_path: Path) -> None:
+    def fill(output: Path, scratch: Path) -> None:
+        (output / "validation.parquet").write_text("stories")
+
+    corpus = ArtifactStore(tmp_path / "artifacts").build("corpus", "k", fill)[0]
+    link = assemble(tiny, {"corpus": corpus, "train": artifact})
+    assert (link / "validation.parquet").read_text() == "stories"
 
 
 def test_runs_that_end_at_once_leave_one_whole_view(artifact: Artifact, tiny: Experiment) -> None:

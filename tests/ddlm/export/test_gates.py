@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from ddlm.config import installing
 from ddlm.export import MAX_OPSET, ExportConfig, gates
 from ddlm.export.gates import GraphError
 from ddlm.export.onnx import export_logits
@@ -182,7 +183,7 @@ def test_where_tensorrt_rtx_is_absent_the_report_says_skipped(monkeypatch, graph
     monkeypatch.setattr(gates, "find_spec", lambda name: None)
     gate = gates.tensorrt(graph)
     assert (gate.result, gate.graph) == ("SKIPPED", "model.onnx")
-    assert gate.detail == 'not installed: pip install "ddlm[tensorrt-check]"'
+    assert gate.detail == f"not installed: run {installing('tensorrt-check')}"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from ddlm.artifacts import Workspace, seal
-from ddlm.config import UserError
+from ddlm.config import UserError, installing
 from ddlm.data import ShardsConfig
 from ddlm.data.packing import Rows
 from ddlm.data.shards import build as build_shards
@@ -236,7 +236,7 @@ except ValueError as error:
 """
     root = Path(stage.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
-    assert done.stdout == 'export: onnx, onnxscript not installed; run pip install "ddlm[export]"\n', done.stderr
+    assert done.stdout == f"export: onnx, onnxscript not installed; run {installing('export')}\n", done.stderr
 
 
 def test_a_text_is_divided_into_what_is_measured_and_what_sets_the_ranges():

@@ -1,11 +1,12 @@
 """The pipeline object: prompts, gaps, frames, folders."""
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from ddlm.config import UserError
+from ddlm.config import Unreachable, UserError
 from ddlm.diffusion import SamplingConfig
 from ddlm.generation import DiffusionPipeline, find_folder
 from ddlm.model import device
@@ -95,13 +96,26 @@ def test_a_model_is_a_folder_an_experiment_or_a_hub_id(
 ) -> None:
     monkeypatch.setenv("DDLM_HOME", str(tmp_path))
     assert find_folder(str(tiny_model)) == tiny_model
-    (tmp_path / "tiny" / "model").mkdir(parents=True)
-    assert find_folder("tiny") == tmp_path / "tiny" / "model"
+    shutil.copytree(tiny_model, tmp_path / "tiny" / "model")
+    last = tmp_path / "tiny" / "model"
+    assert find_folder("tiny") == find_folder(last) == find_folder(tmp_path / "tiny") == last
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_folder("~/tiny") == last
+    monkeypatch.chdir(tmp_path)  # a folder of the experiment's name, with a model in it, is here too
+    assert find_folder("tiny").resolve() == last
+    (tmp_path / "elsewhere" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # one without hides nothing
+    assert find_folder("tiny") == last
+    shutil.copytree(tiny_model, tmp_path / "downloaded" / "artifacts" / "0123abcd")
+    assert find_folder(tmp_path / "downloaded") == tmp_path / "downloaded" / "artifacts" / "0123abcd"
     with pytest.raises(UserError, match="finished ones: tiny"):
         find_folder("tinny")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="model some/model: no folder, and the hub said"):
+    with pytest.raises(Unreachable, match="model some/model: no folder here, and no word of the hub"):
         find_folder("some/model")
+    for empty in ("", " "):
+        with pytest.raises(UserError, match="wanted a folder, an experiment's name or a hub id"):
+            find_folder(empty)
 
 
 @pytest.mark.usefixtures("can_compile")

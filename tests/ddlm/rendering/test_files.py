@@ -100,7 +100,7 @@ def test_a_sheet_that_moves_is_refused(tmp_path, frames_of):
 def test_mp4_without_ffmpeg_is_one_line_with_the_remedy(tmp_path, frames_of, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "nowhere"))
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
-    with pytest.raises(UserError, match=r"\.mp4 wants ffmpeg, which is not here; pip install 'ddlm\[video\]'"):
+    with pytest.raises(UserError, match=r"\.mp4 wants ffmpeg, which is not here; run .*\[video\]"):
         files.render_file(frames_of(), tmp_path / "a.mp4", RenderingConfig(**SMALL))
 
 

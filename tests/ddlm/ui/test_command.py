@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from ddlm.cli import main
+from ddlm.config import installing
 from ddlm.ui.port import address, bind
 
 
@@ -32,7 +33,7 @@ def taken():
 def test_without_the_extra_the_line_says_what_to_install(ddlm, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr("ddlm.cli.page.find_spec", lambda name: None if name == "gradio" else find(name))
-    assert ddlm("ui", "owl") == (2, "ddlm: ui: gradio is not installed; pip install 'ddlm[ui]'\n")
+    assert ddlm("ui", "owl") == (2, f"ddlm: ui: gradio is not installed; run {installing('ui')}\n")
 
 
 def test_a_busy_port(ddlm, taken):

@@ -410,7 +410,10 @@ def test_without_onnxruntime_it_says_what_to_install(bundle, device, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BLOCKER.replace('"torch"', '"onnxruntime"'))
     done = python({**device, "PYTHONPATH": str(tmp_path)}, tmp_path, bundle / "generate.py")
     assert done.returncode == 2
-    assert done.stderr == "generate.py: onnxruntime is not installed; run pip install -r requirements-jp62.txt\n"
+    assert done.stderr == (
+        "generate.py: onnxruntime is not installed; run pip install numpy onnxruntime tokenizers, "
+        "on a Jetson pip install -r requirements-jp62.txt\n"
+    )
 
 
 @pytest.mark.parametrize("source", PROGRAM.values(), ids=PROGRAM)
