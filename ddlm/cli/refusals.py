@@ -82,5 +82,5 @@ def _wanted(said: str) -> str:
     for pattern, ours in WANTED.items():
         found = re.search(pattern, said)
         if found:
-            return found.expand(ours)
+            return str(found.expand(ours))
     return said

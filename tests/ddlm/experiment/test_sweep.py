@@ -280,7 +280,7 @@ def test_without_a_name_other_values_are_another_sweep(home: Path) -> None:
 
 def test_a_study_without_optuna_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"Optuna, which is not installed; run .*\[sweep\], or"):
+    with pytest.raises(UserError, match=r"Optuna, which is not installed; run .*\[sweep\]'?, or"):
         study(tmp_path)
 
 
