@@ -65,7 +65,7 @@ def _about_a_command(error: Any, said: str) -> str:
 def _name(parameter: Any) -> str:
     """`--data`, or `MODEL` of an argument."""
     options = [name for name in parameter.opts if name.startswith("--")]
-    return options[0] if options else (parameter.metavar or parameter.name).strip("[]").upper()
+    return options[0] if options else str(parameter.metavar or parameter.name).strip("[]").upper()
 
 
 def _got(parameter: Any, arguments: Sequence[str]) -> str:
