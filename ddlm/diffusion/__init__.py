@@ -156,6 +156,4 @@ class SamplingConfig(Section):
             raise ValueError("final_temperature has no effect from temperature 0; leave it out or start above 0")
         if self.cache == "approximate" and self.block_size is None:
             raise ValueError("cache approximate has no effect without blocks; set block_size, or leave it out")
-        if self.temperature_schedule != "linear" and self.final_temperature is None:
-            raise ValueError("temperature_schedule has no effect without final_temperature; set it, or leave it out")
         return self

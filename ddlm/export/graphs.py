@@ -162,7 +162,7 @@ def same_texts(path: Path, pipeline: DiffusionPipeline, sampling: SamplingConfig
     Two logits that are as near as the rounding of two runtimes may swap, and then a text goes another way: most texts
     must be equal, not all. Raises: GraphError when most differ.
     """
-    probe = _probe_settings(sampling, limits)
+    probe = _probe_settings(suited(sampling, limits), limits)
     run = step.on_onnxruntime(gates.open_session(path))
     equal = sum(_is_same(run, pipeline, probe, limits, *of) for of in PROBES)
     if 2 * equal < len(PROBES):

@@ -84,8 +84,7 @@ def _make(
     """Everything that the bundle's folder holds."""
     from ddlm.export import gates, graphs  # late: they need the extra
 
-    limits = graphs.limits_of(pipeline.tokenizer, pipeline.seq_len, export)
-    chosen = graphs.suited(pipeline.suited(sampling), limits)
+    chosen = pipeline.suited(sampling)
     made = graphs.Workshop(pipeline, folder, scratch, export, chosen, text, seed).make()
     bundle.finish(
         folder, pipeline.tokenizer, seq_len=pipeline.seq_len, opset=export.opset, sampling=chosen,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddlm.config import UserError
+from ddlm.config import UserError, shortened
 from ddlm.tokenizer import Tokenizer
 
 GAP = re.compile(r"_{3,}(?:\[(\d+)\])?")
@@ -19,7 +19,7 @@ class Draft:
 
     tokens: what stands already, masks in its gaps. to_write: how many more to write after them; None lets the model end
     the text within one canvas. is_closed: nothing follows after the tokens but the end. hidden, hidden_behind: tokens
-    at the beginning and the end that are not shown, the tags of a chat. word_starts: gaps whose first token begins a
+    at the beginning and the end that are not shown, the tags of a chat. word_starts: places whose token begins a
     word.
     number: the sample number, which with the seed fixes the text.
     """
@@ -41,14 +41,23 @@ def prompted(tokenizer: Tokenizer, prompt: str, number: int, *, seq_len: int, le
     """
     if length is not None and length < 1:
         raise UserError(f"length {length}: wanted at least 1 token; give more, or none and the model decides")
-    tokens = tokenizer.encode(prompt)
+    begun, is_ended = before_a_word(tokenizer, prompt)
+    tokens = tokenizer.encode(begun)
     if length is None and len(tokenizer.story_prefix) + len(tokens) >= seq_len:
         raise UserError(
             f"prompt: {len(tokens)} tokens, but the model writes {seq_len} in all; shorten it to at most "
             f"{seq_len - 1 - len(tokenizer.story_prefix)} tokens, or say by length how many to write after its end"
         )
-    hidden = tokenizer.story_prefix
-    return Draft((*hidden, *tokens), prompt, number, hidden=len(hidden), to_write=length)
+    given = (*tokenizer.story_prefix, *tokens)
+    word_starts = (len(given),) if is_ended else ()
+    return Draft(given, prompt, number, hidden=len(tokenizer.story_prefix), to_write=length, word_starts=word_starts)
+
+
+def before_a_word(tokenizer: Tokenizer, text: str) -> tuple[str, bool]:
+    """The text without its last space, and whether it had one: a token of a byte-level BPE carries the space before its
+    word, so a space that is given ahead of it would be followed by another one, or by a piece of a word."""
+    is_ended = tokenizer.kind == "bpe" and text.endswith(" ")
+    return (text[:-1] if is_ended else text), is_ended
 
 
 def in_conversation(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], number: int, *, seq_len: int) -> Draft:
@@ -76,8 +85,12 @@ def gapped(tokenizer: Tokenizer, text: str, number: int, *, seq_len: int) -> lis
     if not gaps:
         raise UserError(f"infill: no gap in {text!r}; mark gaps with ___, or ___[5] for five tokens")
     for gap in gaps:
-        if gap.group(1) and not 1 <= int(gap.group(1)) < seq_len:
-            raise UserError(f"infill: a gap {gap.group()}; wanted ___[1] to ___[{seq_len - 1}], what the model holds")
+        number_of_tokens = gap.group(1) or "1"
+        if len(number_of_tokens) > 6 or not 1 <= int(number_of_tokens) < seq_len:
+            said = shortened(gap.group())
+            raise UserError(f"infill: a gap {said}; wanted ___[1] to ___[{seq_len - 1}], what the model holds")
+    if foul := re.search(r"_{3,}\[(?!\d+\])[^\]\s]{0,20}\]", text):
+        raise UserError(f"infill: a gap {foul.group()}; wanted a number of tokens, as in ___[5], or ___ alone")
     unknown = any(gap.group(1) is None for gap in gaps)
     drafts = [_with_gaps(tokenizer, text, number, turn) for turn in range(len(GAP_LENGTHS) if unknown else 1)]
     fitting = [draft for draft in drafts if len(draft.tokens) < seq_len]
@@ -91,11 +104,9 @@ def _with_gaps(tokenizer: Tokenizer, text: str, number: int, turn: int) -> Draft
     tokens, word_starts = list(tokenizer.story_prefix), []
     position = 0
     for index, gap in enumerate(GAP.finditer(text)):
-        before = text[position : gap.start()]
-        if tokenizer.kind == "bpe" and before.endswith(" "):  # a token carries the space before its word
-            before = before[:-1]
-            word_starts.append(len(tokens) + len(tokenizer.encode(before)))
+        before, is_ended = before_a_word(tokenizer, text[position : gap.start()])
         tokens += tokenizer.encode(before)
+        word_starts += [len(tokens)] if is_ended else []
         length = int(gap.group(1)) if gap.group(1) else GAP_LENGTHS[(turn + index) % len(GAP_LENGTHS)]
         tokens += [tokenizer.mask_id] * length
         position = gap.end()

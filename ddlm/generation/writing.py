@@ -105,16 +105,17 @@ class Writing:
             forbidden=engine.tokenizer.unwritable_ids + (() if is_open else engine.tokenizer.stop_ids),
             first_position=self._per_row([len(window.before) for window in windows.values()]),
         )  # fmt: skip
-        draw = self._with_word_starts(draw, drafts, ids)
+        draw = self._with_word_starts(draw, drafts, list(windows.values()), ids)
         of_block = engine.reuse() if engine.reuse else None
         return denoise(engine.denoiser, ids, engine.tokenizer.mask_id, draw, denoiser_of=of_block)
 
-    def _with_word_starts(self, draw: Draw, drafts: Sequence[Draft], ids: Tensor) -> Draw:
+    def _with_word_starts(self, draw: Draw, drafts: Sequence[Draft], windows: Sequence[Window], ids: Tensor) -> Draw:
         if not any(draft.word_starts for draft in drafts):
             return draw
         starts = torch.zeros_like(ids, dtype=torch.bool)
-        for row, draft in enumerate(drafts):
-            starts[row, list(draft.word_starts)] = True
+        for row, (draft, window) in enumerate(zip(drafts, windows, strict=True)):
+            for place in draft.word_starts:
+                starts[row, max(0, place - len(window.before))] |= place >= len(window.before)
         word_starts = torch.tensor(self.engine.tokenizer.word_starts(), device=ids.device)
         return replace(draw, starts_word=starts, word_starts=word_starts)
 

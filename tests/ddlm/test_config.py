@@ -50,7 +50,6 @@ def test_an_override_reaches_its_field() -> None:
         ("tokenizer.vocab_size=1000000000", "tokenizer.vocab_size.*1048576"),
         ("model.d_model=1000000", "model.d_model.*32768"),
         ("sampling.cache=approximate", "cache approximate has no effect without blocks"),
-        ("sampling.temperature_schedule=cosine", "no effect without final_temperature"),
         ("training.steps.more=1", "steps is a value, not a section"),
     ],
 )

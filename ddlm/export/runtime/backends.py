@@ -53,11 +53,18 @@ class Backend:
             return sampler.denoise(self.run, canvas, draw)
         return step.denoise(self.run, canvas, draw, self.limits)
 
-    def require(self, sampling: Sampling) -> None:
-        """Raises: InputError for settings that the graph can't draw with."""
-        objection = step.objection(sampling, self.limits) if self.limits else None
+    def settled(self, sampling: Sampling) -> Sampling:
+        """The settings with which this graph draws: a step graph has limits where they have none.
+
+        Raises: InputError for settings that it can't draw with.
+        """
+        if self.limits is None:
+            return sampling
+        chosen = step.suited(sampling, self.limits)
+        objection = step.objection(chosen, self.limits)
         if objection:
             raise InputError(f"{objection}; change it, or take the logits: --backend ort")
+        return chosen
 
 
 def backend_of(bundle: Bundle, name: str = "ort", kind: str | None = None, precision: str | None = None) -> Backend:

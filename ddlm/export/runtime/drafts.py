@@ -38,7 +38,7 @@ class Draft:
     prompt: as it was given. given: the ids that stand already, hidden ones included, masks in the gaps. to_write: how
     many more to write behind them, exactly; None lets the model end the text within one canvas. is_closed: nothing
     follows but the end. hidden, hidden_behind: ids at the beginning and the end that are not shown, the tags of a chat.
-    word_starts: places of gaps whose first token begins a word.
+    word_starts: places whose token begins a word.
     """
 
     prompt: str
@@ -53,9 +53,8 @@ class Draft:
         is_open = self.to_write is None and not self.is_closed
         forbidden = bundle.forbidden + (() if is_open else bundle.stop_ids)
         starts = beginnings(bundle) if self.word_starts else None
-        return Draw(
-            sampling, seed, sample, bundle.end_id, bundle.mask_id, forbidden, first_position, self.word_starts, starts
-        )
+        places = tuple(place - first_position for place in self.word_starts)
+        return Draw(sampling, seed, sample, bundle.end_id, bundle.mask_id, forbidden, first_position, places, starts)
 
     def shown(self, ids: list[int]) -> list[int]:
         return ids[self.hidden : len(ids) - self.hidden_behind]
@@ -88,14 +87,22 @@ class Window:
 
 def prompted(bundle: Bundle, prompt: str, length: int | None) -> Draft:
     """A text that begins with the prompt. Raises: InputError for a prompt that can't be read or leaves no room."""
-    ids = bundle.encode(prompt)
+    begun, is_ended = before_a_word(bundle, prompt)
+    ids = bundle.encode(begun)
     given = [*bundle.prefix, *ids]
     if length is None and len(given) >= bundle.seq_len:
         raise InputError(
             f"prompt: {len(ids)} tokens, but the model writes {bundle.seq_len} in all; shorten it to at most "
             f"{bundle.seq_len - 1 - len(bundle.prefix)} tokens, or say by length how many to write after its end"
         )
-    return Draft(prompt, given, len(bundle.prefix), to_write=length)
+    word_starts = (len(given),) if is_ended else ()
+    return Draft(prompt, given, len(bundle.prefix), to_write=length, word_starts=word_starts)
+
+
+def before_a_word(bundle: Bundle, text: str) -> tuple[str, bool]:
+    """The text without its last space, and whether it had one: a token carries the space before its word."""
+    is_ended = bundle.tokenizer_kind == "bpe" and text.endswith(" ")
+    return (text[:-1] if is_ended else text), is_ended
 
 
 def gapped(bundle: Bundle, text: str) -> list[Draft]:
@@ -109,6 +116,9 @@ def gapped(bundle: Bundle, text: str) -> list[Draft]:
     for gap in gaps:
         if gap.group(1) and not (len(gap.group(1)) < 7 and 1 <= int(gap.group(1)) < bundle.seq_len):
             raise InputError(f"infill: a gap {gap.group()[:20]}; wanted ___[1] to ___[{bundle.seq_len - 1}]")
+    foul = re.search(r"_{3,}\[(?!\d+\])[^\]\s]{0,20}\]", text)
+    if foul:
+        raise InputError(f"infill: a gap {foul.group()}; wanted a number of tokens, as in ___[5], or ___ alone")
     is_unknown = any(gap.group(1) is None for gap in gaps)
     drafts = [_with_gaps(bundle, text, turn) for turn in range(len(GAP_LENGTHS) if is_unknown else 1)]
     fitting = [draft for draft in drafts if len(draft.given) < bundle.seq_len]
@@ -123,12 +133,11 @@ def gapped(bundle: Bundle, text: str) -> list[Draft]:
 def _with_gaps(bundle: Bundle, text: str, turn: int) -> Draft:
     given, word_starts, position = list(bundle.prefix), [], 0
     for index, gap in enumerate(GAP.finditer(text)):
-        before = text[position : gap.start()]
-        if bundle.tokenizer_kind == "bpe" and before.endswith(" "):  # a token carries the space before its word
-            before = before[:-1]
-            word_starts.append(len(given) + len(bundle.encode(before)))
+        before, is_ended = before_a_word(bundle, text[position : gap.start()])
+        given += bundle.encode(before)
+        word_starts += [len(given)] if is_ended else []
         length = int(gap.group(1)) if gap.group(1) else GAP_LENGTHS[(turn + index) % len(GAP_LENGTHS)]
-        given += [*bundle.encode(before), *[bundle.mask_id] * length]
+        given += [bundle.mask_id] * length
         position = gap.end()
     given += [*bundle.encode(text[position:]), *bundle.suffix]
     return Draft(

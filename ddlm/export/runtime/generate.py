@@ -3,8 +3,9 @@
 The model does not write from left to right. The canvas starts as the prompt followed by masks; each step runs the
 network once over all of it, chooses some masked positions and draws a token for each. After the last step none is left.
 
-Needs numpy, onnxruntime and tokenizers (requirements-jp62.txt, -jp72.txt) and Python 3.10 or later. The same seed gives
-the same text as the library that exported this folder.
+Needs numpy, onnxruntime and tokenizers (requirements-jp62.txt, -jp72.txt) and Python 3.10 or later. On onnxruntime in
+float32 a seed gives the text of the library that exported this folder; a step graph (--backend trt) that of the
+library with top_k=256.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ def opened(asked: Namespace) -> Server:
     """Raises: InputError for a bundle that can't be loaded or an address that can't be had."""
     bundle = load_bundle(Path(__file__).resolve().parent, asked.threads)
     backend = backend_of(bundle, asked.backend, asked.graph, asked.precision)
-    backend.require(bundle.sampling)
+    backend.settled(bundle.sampling)
     sampling = writing.sampling_from({"num_sampling_steps": 1}, bundle)
     writing.generate(bundle, backend, writing.Order(), sampling)  # the first is slow
     limits = desk.Limits(

@@ -133,9 +133,9 @@ def objection(sampling: Sampling, limits: Limits) -> str | None:
 
 
 def suited(sampling: Sampling, limits: Limits) -> Sampling:
-    """The settings as a graph needs them where they are open: a most for tokens to choose from and to write at once."""
-    top_k = min(sampling.top_k or limits.candidates, limits.candidates)
-    most = min(sampling.most_per_step or limits.most_opened, limits.most_opened)
+    """The settings with the graph's own limits where they are open: of tokens to draw from and to write at once."""
+    top_k = sampling.top_k or limits.candidates
+    most = sampling.most_per_step or limits.most_opened
     return replace(
         sampling, top_k=top_k, most_per_step=most if sampling.unmasking == "threshold" else sampling.most_per_step
     )

@@ -87,7 +87,7 @@ def generate(
 
     Raises: InputError for a prompt that can't be read or leaves no room, or settings that the graph can't draw with.
     """
-    backend.require(sampling)
+    sampling = backend.settled(sampling)
     tried = drafts_of(bundle, order)
     started, calls = time.perf_counter(), backend.run.calls
     fillings = [

@@ -125,7 +125,7 @@ SETTINGS = [
 
 def test_a_text_is_what_python_writes_with_the_same_graph_seed_and_settings(page, library):
     for seed, settings in enumerate(SETTINGS * 2):
-        prompt = ("", "One day 🙂")[seed % 2]
+        prompt = ("", "One day 🙂", "The dog ")[seed % 3]
         wanted = library.generate(prompt, sampling=SamplingConfig(**settings), seed=seed).samples[0].text
         page.locator("#examples button").first.click()  # puts every setting back
         assert write(page, prompt, seed, **settings) == wanted, settings

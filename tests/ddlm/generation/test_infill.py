@@ -46,6 +46,20 @@ def test_a_word_behind_a_space_brings_its_space(build: Build) -> None:
         assert starts[sample.tokens[len(pipeline.tokenizer.encode("The"))]]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "length"), [("The dog ", None), ("The dog ", 5), (" ", None), ("The dog ", 60), ("word " * 40, 5)]
+)
+def test_the_space_behind_a_prompt_belongs_to_the_first_new_word(build: Build, prompt: str, length: int | None) -> None:
+    """Of a prompt as long as the canvas, too, which is written on a later window."""
+    pipeline = build()
+    given = len(pipeline.tokenizer.encode(prompt[:-1]))
+    for sample in pipeline.generate(prompt, num_samples=4, sampling=SHORT, length=length).samples:
+        assert list(sample.tokens[:given]) == pipeline.tokenizer.encode(prompt[:-1])
+        if len(sample.tokens) > given:
+            assert pipeline.tokenizer.decode(sample.tokens[given : given + 1]).startswith(" ")
+            assert sample.text.startswith(prompt)
+
+
 def test_of_unknown_lengths_the_filling_with_the_lowest_bound_a_token_is_kept(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +96,10 @@ def test_each_gap_of_unknown_length_is_tried_with_every_length(build: Build) -> 
         ("no gap", "mark gaps with ___"),
         ("a ___[0] gap", r"a gap ___\[0\]; wanted ___\[1\] to ___\[47\]"),
         ("___[999999999]", r"wanted ___\[1\] to ___\[47\]"),
+        (f"___[{'9' * 5000}]", r"a gap ___\[9+… \(5005 characters\); wanted ___\[1\] to ___\[47\]"),
+        ("a ___[x] gap", r"a gap ___\[x\]; wanted a number of tokens, as in ___\[5\], or ___ alone"),
+        ("a ___[-1] gap", r"a gap ___\[-1\]; wanted a number of tokens"),
+        ("a ___[] gap", r"a gap ___\[\]; wanted a number of tokens"),
         ("dog ___[40] dog ran to the park", "but the model takes 48; shorten the text"),
         ("", "no gap in ''"),
     ],

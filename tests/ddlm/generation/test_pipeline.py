@@ -32,7 +32,9 @@ def test_a_sample_is_the_same_alone_and_among_others(pipeline: DiffusionPipeline
     assert alone.text == among.text
 
 
-@pytest.mark.parametrize(("prompt", "length"), [("A dog", 5), ("", 62), ("A dog", 64), ("", 200), ("word " * 60, 70)])
+@pytest.mark.parametrize(
+    ("prompt", "length"), [("A dog", 5), ("", 62), ("A dog", 64), ("", 200), ("word " * 59 + "word", 70)]
+)
 def test_a_length_is_exact_also_beyond_the_canvas_and_for_a_prompt_longer_than_it(
     pipeline: DiffusionPipeline, prompt: str, length: int
 ) -> None:

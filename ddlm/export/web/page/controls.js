@@ -40,7 +40,7 @@ function table({ seq_len }) {
     { name: "ends", label: "Where it ends", options: ENDS },
     { name: "grid", label: "Pace", options: GRIDS },
     { name: "length", label: "Length", min: 1, max: seq_len - 1, step: 1, help: "Writes exactly so many tokens; empty, the model decides." },
-    { name: "seed", label: "Seed", isSeed: true, needed: true, help: "The same seed and settings write the same text." },
+    { name: "seed", label: "Seed", isSeed: true, needed: true, help: "The same seed and settings write the same text on this page; Python's weights are not rounded, and write others." },
     { name: "fresh", label: "New seed for each text", isSwitch: true, help: "Otherwise the seed stays as it is." },
   ];
 }

@@ -18,7 +18,8 @@ function draft(fields) {
 /** A text that begins with the prompt. length: how many tokens to write; null and the model decides.
  * Throws InputError when there is no room. */
 export function prompted(about, tokenizer, prompt, length) {
-  const ids = tokenizer.encode(prompt);
+  const [begun, isEnded] = beforeAWord(tokenizer, prompt);
+  const ids = tokenizer.encode(begun);
   const given = [...about.prefix, ...ids];
   const room = about.seq_len - given.length;
   const most = about.seq_len - about.prefix.length - 1;
@@ -29,7 +30,14 @@ export function prompted(about, tokenizer, prompt, length) {
   if (length !== null && length > room) {
     throw new InputError(`length ${length}: there is room for 1 to ${room} tokens after this prompt; change one of them`);
   }
-  return draft({ given, masks: length ?? room, isExact: length !== null, hidden: about.prefix.length });
+  const wordStarts = isEnded ? [given.length] : [];
+  return draft({ given, masks: length ?? room, isExact: length !== null, hidden: about.prefix.length, wordStarts });
+}
+
+/** The text without its last space, and whether it had one: a token carries the space before its word. */
+function beforeAWord(tokenizer, text) {
+  const isEnded = tokenizer.kind === "bpe" && text.endsWith(" ");
+  return [isEnded ? text.slice(0, -1) : text, isEnded];
 }
 
 /** The text with masks in its gaps; with gaps of unknown length several drafts, each with other lengths.
@@ -38,6 +46,8 @@ export function gapped(about, tokenizer, text) {
   const gaps = [...text.matchAll(GAP)];
   const foul = gaps.find(([, length]) => length !== undefined && !(length >= 1 && length < about.seq_len));
   if (foul) throw new InputError(`a gap ${foul[0]}: ___[1] to ___[${about.seq_len - 1}] is what the model holds`);
+  const odd = text.match(/_{3,}\[(?!\d+\])[^\]\s]{0,20}\]/);
+  if (odd) throw new InputError(`a gap ${odd[0]}: wanted a number of tokens, as in ___[5], or ___ alone`);
   const isKnown = gaps.every(([, length]) => length !== undefined);
   const turns = isKnown ? [0] : about.gap_lengths.map((_, turn) => turn);
   const drafts = turns.map((turn) => withGaps(about, tokenizer, text, gaps, turn));
@@ -51,14 +61,12 @@ function withGaps(about, tokenizer, text, gaps, turn) {
   const [given, wordStarts] = [[...about.prefix], []];
   let position = 0;
   gaps.forEach((gap, index) => {
-    let before = text.slice(position, gap.index);
-    if (tokenizer.kind === "bpe" && before.endsWith(" ")) { // a token carries the space before its word
-      before = before.slice(0, -1);
-      wordStarts.push(given.length + tokenizer.encode(before).length);
-    }
+    const [before, isEnded] = beforeAWord(tokenizer, text.slice(position, gap.index));
+    given.push(...tokenizer.encode(before));
+    if (isEnded) wordStarts.push(given.length);
     const known = gap[1] === undefined ? null : Number(gap[1]);
     const length = known ?? about.gap_lengths[(turn + index) % about.gap_lengths.length];
-    given.push(...tokenizer.encode(before), ...Array(length).fill(about.mask_id));
+    given.push(...Array(length).fill(about.mask_id));
     position = gap.index + gap[0].length;
   });
   given.push(...tokenizer.encode(text.slice(position)), ...about.suffix);

@@ -39,6 +39,7 @@ for arguments in json.load(sys.stdin):
 CASES = [
     ("", 0, {}),
     ("One day", 1, {"temperature": 0.0}),
+    ("The dog ", 13, {}),
     ("One day", 2, {"temperature": 1.0, "unmasking": "random"}),
     ("", 3, {"temperature": 0.0, "unmasking": "random", "num_sampling_steps": 5}),
     ("A <|endoftext|> in the  café 🙂\n", 4, {"num_sampling_steps": 1}),
@@ -142,7 +143,7 @@ def same_samples(pipeline, bundle, case, made):
 
 
 def sampling_of(folder, **changed):
-    """The bundle's own settings: a step graph draws from a few hundred of the likeliest tokens at most."""
+    """The bundle's own settings."""
     return SamplingConfig(**{**json.loads((folder / "manifest.json").read_text())["sampling"], **changed})
 
 

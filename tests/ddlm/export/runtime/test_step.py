@@ -173,7 +173,7 @@ def test_open_settings_become_those_of_the_graph_and_given_ones_stay():
     limits = step.Limits(LENGTH, 9, 3)
     assert step.suited(sampling(), limits) == sampling(top_k=9)
     assert step.suited(sampling(top_k=4), limits) == sampling(top_k=4)
-    assert step.suited(sampling(top_k=50), limits) == sampling(top_k=9)
+    assert step.suited(sampling(top_k=50), limits) == sampling(top_k=50), "it is refused, not bent"
     rule = {"unmasking": "threshold", "top_k": 4}
     assert step.suited(sampling(**rule), limits) == sampling(**rule, most_per_step=3)
     assert step.suited(sampling(**rule, most_per_step=2), limits) == sampling(**rule, most_per_step=2)
