@@ -12,6 +12,7 @@ from ddlm.diffusion import SamplingConfig
 from ddlm.export import device
 from ddlm.export.runtime import (
     backends,
+    connection,
     contents,
     desk,
     drafts,
@@ -32,8 +33,8 @@ from ddlm.export.runtime import (
 from ddlm.tokenizer import Tokenizer
 
 MODULES = (
-    backends, contents, desk, drafts, draws, generate, gpu, integrity, measure, options, sampler, serve, step,
-    terminal, tokens, trt, unmasking, writing,
+    backends, connection, contents, desk, drafts, draws, generate, gpu, integrity, measure, options, sampler, serve,
+    step, terminal, tokens, trt, unmasking, writing,
 )  # fmt: skip
 PROGRAM = {Path(str(module.__file__)).name: Path(str(module.__file__)) for module in MODULES}
 """What runs on the device, shipped as it is."""

@@ -25,7 +25,9 @@ esac
 [ $# -le 1 ] || fail "got $# graphs, wanted one at a time"
 graph=${1:-$here/step_float16.onnx}
 [ -f "$graph" ] || fail "$graph: no such graph; give one of this folder's .onnx files"
-folder=${DDLM_ENGINES:-${XDG_CACHE_HOME:-${HOME:?HOME is not set; set DDLM_ENGINES}/.cache}/ddlm/engines}
+[ -n "${DDLM_ENGINES:-}${XDG_CACHE_HOME:-}${HOME:-}" ] ||
+    fail "neither DDLM_ENGINES nor HOME is set; set DDLM_ENGINES to a folder for the engines"
+folder=${DDLM_ENGINES:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/ddlm/engines}
 workspace=${WORKSPACE_MIB:-1024}
 case $workspace in
     '' | *[!0-9]*) fail "WORKSPACE_MIB=$workspace: wanted a number of MiB" ;;

@@ -36,11 +36,17 @@ class Limits:
 
 
 class Refusal(Exception):
-    """An answer that is an error: its status and one line."""
+    """An answer that is an error: its status and one line. allow: the methods that the path has."""
 
-    def __init__(self, status: HTTPStatus, line: str, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, status: HTTPStatus, line: str, retry_after_s: int | None = None, allow: str | None = None
+    ) -> None:
         super().__init__(line)
-        self.status, self.line, self.retry_after_s = status, line, retry_after_s
+        self.status, self.line, self.retry_after_s, self.allow = status, line, retry_after_s, allow
+
+    def headers(self) -> dict[str, str]:
+        found = {"Retry-After": self.retry_after_s, "Allow": self.allow}
+        return {name: str(value) for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)

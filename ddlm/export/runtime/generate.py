@@ -11,6 +11,7 @@ library with top_k=256.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -26,8 +27,12 @@ else:
     try:
         from integrity import check_program  # type: ignore[import-not-found,no-redef]
         from options import InputError, command_line  # type: ignore[import-not-found,no-redef]
-    except Exception as error:  # noqa: BLE001, these two are not checked yet, and a wrong byte in them can raise anything
-        print(f"generate.py: {error}; copy the bundle again", file=sys.stderr)
+
+        command_line()
+        check_program(Path(__file__).resolve().parent)
+    except Exception as error:  # noqa: BLE001, until they have checked themselves a wrong byte in them can raise anything
+        said = str(error).partition("; copy")[0] or type(error).__name__
+        print(f"generate.py: {Path(__file__).parent}: {said}; copy the bundle again", file=sys.stderr)
         raise SystemExit(2) from None
 
 if TYPE_CHECKING:
@@ -84,4 +89,6 @@ def show(screen: Screen, order: Order, state: State) -> None:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever read the text has enough of it: end without a word
     raise SystemExit(main())

@@ -45,12 +45,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         version, checksum = manifest["format_version"], manifest["checksum"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is missing or damaged; copy the bundle again") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path} has format_version {version}, wanted {FORMAT_VERSION}; use its own generate.py")
     if checksum != checksum_of(manifest):
         raise InputError(f"{path} does not match its own checksum; copy the bundle again")
+    for name in manifest["files"]:
+        if Path(name).name != name or name == "..":
+            raise InputError(
+                f"{path} names {name}, which lies outside the bundle; copy it again from where it was made"
+            )
     return manifest
 
 

@@ -29,7 +29,7 @@ else:
         from contents import Bundle, load_bundle  # type: ignore[import-not-found,no-redef]
         from integrity import read_manifest  # type: ignore[import-not-found,no-redef]
         from tokens import Sampling  # type: ignore[import-not-found,no-redef]
-    except (ImportError, SyntaxError) as error:
+    except Exception as error:  # noqa: BLE001, a damaged file that still parses can raise anything
         print(f"bench.sh: {error}; copy the bundle again or install its requirements", file=sys.stderr)
         raise SystemExit(2) from None
 

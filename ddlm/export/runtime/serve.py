@@ -24,30 +24,25 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 if __package__:  # inside the library, which ships this file
-    from ddlm.export.runtime import desk, options, writing
+    from ddlm.export.runtime import connection, desk, options, writing
     from ddlm.export.runtime.backends import Backend, backend_of
     from ddlm.export.runtime.contents import Bundle, load_bundle
 else:
     try:
+        import connection  # type: ignore[import-not-found,no-redef]
         import desk  # type: ignore[import-not-found,no-redef]
         import options  # type: ignore[import-not-found,no-redef]
         import writing  # type: ignore[import-not-found,no-redef]
         from backends import Backend, backend_of  # type: ignore[import-not-found,no-redef]
         from contents import Bundle, load_bundle  # type: ignore[import-not-found,no-redef]
-    except (ImportError, SyntaxError) as error:
+    except Exception as error:  # noqa: BLE001, a damaged file that still parses can raise anything
         print(f"serve.py: {error}; copy the bundle again or install its requirements", file=sys.stderr)
         raise SystemExit(2) from None
 
-IDLE_S = 30
-"""A connection that sends nothing for so long is closed."""
 CHUNK_BYTES, HEARD_OUT_BYTES = 1 << 14, 1 << 20
-CONNECTIONS = 32
-"""Open at once; more are closed at once."""
 ENDING = (signal.SIGTERM, signal.SIGINT)
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class Gone(Exception):
@@ -66,11 +61,13 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], bundle: Bundle, backend: Backend, limits: desk.Limits) -> None:
         self.bundle, self.backend, self.limits = bundle, backend, limits
         self.turns, self.rates = desk.Turns(limits.waiting), desk.Rates(limits.rate)
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._places, self._door = connection.Places(), threading.Lock()
         super().__init__(address, Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
+        with self._door:
+            may_enter = self._places.take(client_address[0])
+        if may_enter:
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -79,7 +76,8 @@ class Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            with self._door:
+                self._places.leave(client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002, the base class's signature
         error = sys.exc_info()[1]
@@ -99,24 +97,53 @@ class Handler(BaseHTTPRequestHandler):
     """GET /health and POST /generate."""
 
     server: Server
+    rfile: connection.Request
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_S
+    timeout = connection.IDLE_S
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = connection.Request(connection.Incoming(self.connection))
+
+    def handle_one_request(self) -> None:
+        self.rfile.raw.begin()
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Raises nothing: what is wrong with a request is answered."""
+        if not super().parse_request():
+            return False
+        wrong = connection.objection(self.rfile.raw.head[1:], self.headers)
+        if wrong:
+            self.send_error(HTTPStatus.BAD_REQUEST, wrong)
+        return wrong is None
 
     def do_GET(self) -> None:
-        self._answer(self._health, "GET", "/health")
+        self._answer()
 
-    def do_POST(self) -> None:
-        self._answer(self._generate, "POST", "/generate")
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_GET
 
-    def _answer(self, work: Callable[[], None], method: str, path: str) -> None:
+    def _routed(self) -> Callable[[], None]:
+        """Raises: Refusal for a path or a method that is not there."""
+        routes: dict[str, dict[str, Callable[[], None]]] = {
+            "/health": {"GET": self._health, "HEAD": self._health},
+            "/generate": {"POST": self._generate},
+        }
+        path = self.path.partition("?")[0]
+        if path not in routes:
+            wanted = ", ".join(f"{next(iter(methods))} {known}" for known, methods in routes.items())
+            raise desk.Refusal(HTTPStatus.NOT_FOUND, f"nothing at {path[:60]}; wanted one of {wanted}")
+        if self.command not in routes[path]:
+            allow = ", ".join(routes[path])
+            line = f"{self.command} {path}: wanted {allow}"
+            raise desk.Refusal(HTTPStatus.METHOD_NOT_ALLOWED, line, allow=allow)
+        return routes[path][self.command]
+
+    def _answer(self) -> None:
         self.has_begun = False
         try:
             self._require_local_name()
-            if urlsplit(self.path).path != path:
-                raise desk.Refusal(
-                    HTTPStatus.NOT_FOUND, f"nothing at {method} {self.path[:60]}; wanted {method} {path}"
-                )
-            work()
+            self._routed()()
         except desk.Refusal as refusal:
             self._refuse(refusal)
         except options.InputError as error:
@@ -129,8 +156,8 @@ class Handler(BaseHTTPRequestHandler):
 
         Raises: Refusal.
         """
-        bound, name = self.server.server_address[0], urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if bound in LOOPBACK and name not in LOOPBACK:
+        bound, name = self.server.server_address[0], connection.host_name(self.headers["Host"])
+        if bound in connection.LOOPBACK and name not in connection.LOOPBACK:
             raise desk.Refusal(HTTPStatus.FORBIDDEN, f"host {str(name)[:60]!r}: this serves 127.0.0.1 alone")
 
     def _health(self) -> None:
@@ -142,8 +169,8 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _generate(self) -> None:
-        body = self._body()
         self.server.rates.take(self.client_address[0])
+        body = self._body()
         request = desk.parsed(body, self.server.limits)
         sampling = writing.sampling_from(request.options, self.server.bundle)
         observer = self._show if request.stream else self._look_for_client
@@ -184,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
         except BlockingIOError:
             return
         finally:
-            self.connection.settimeout(IDLE_S)
+            self.connection.settimeout(connection.IDLE_S)
 
     def _send_line(self, value: dict[str, Any]) -> None:
         if not self.has_begun:
@@ -197,10 +224,12 @@ class Handler(BaseHTTPRequestHandler):
     def _send_json(self, status: HTTPStatus, value: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         data = json.dumps(value).encode() + b"\n"
         self._begin(status, "application/json", {"Content-Length": str(len(data)), **(headers or {})})
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def _begin(self, status: HTTPStatus, kind: str, headers: dict[str, str]) -> None:
         self.has_begun = True
+        self.connection.settimeout(connection.IDLE_S)  # the request's deadline is not the answer's
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Cache-Control": "no-store", **headers}.items():
             self.send_header(name, value)
@@ -214,8 +243,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send_chunk(b"")
             return
         self.close_connection = True  # the body may not have been read
-        wait = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
-        self._send_json(refusal.status, value, {"Connection": "close", **wait})
+        self._send_json(refusal.status, value, {"Connection": "close", **refusal.headers()})
         self._hear_out()
 
     def _hear_out(self) -> None:

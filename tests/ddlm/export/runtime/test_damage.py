@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from ddlm.export.runtime import generate, integrity
+from ddlm.export.runtime.options import InputError
 
 CASES = 500
 PASSIVE = {"README.md", "ddlm-serve.service", "requirements-jp62.txt", "requirements-jp72.txt"}
@@ -174,3 +175,60 @@ def test_a_program_file_that_is_damaged_never_runs(bundle, tmp_path, name):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert f"{folder / name} has " in done.stderr
+
+
+def broken_import(folder):
+    """One bit of options.py, which still is Python."""
+    text = (folder / "options.py").read_text()
+    assert "metavar" in text
+    (folder / "options.py").write_text(text.replace("metavar", "metavaR", 1))
+
+
+def cut_options(folder):
+    text = (folder / "options.py").read_text()
+    (folder / "options.py").write_text(text[: text.index("    return", len(text) // 2)])
+
+
+def cut_integrity(folder):
+    text = (folder / "integrity.py").read_text()
+    (folder / "integrity.py").write_text(text[: text.index("def check_size")])
+
+
+def deep(folder):
+    (folder / integrity.MANIFEST).write_text("[" * 3_000_000)
+
+
+@pytest.mark.parametrize("damage", [broken_import, cut_options, cut_integrity, deep])
+def test_damage_to_what_checks_the_rest_is_one_line_too(bundle, tmp_path, damage):
+    folder = shutil.copytree(bundle, tmp_path / "copy")
+    damage(folder)
+    command = [sys.executable, folder / "generate.py", "One day", "--steps=1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"generate.py: {folder}")
+    assert done.stderr.endswith("copy the bundle again\n")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"manifest"'])
+def test_a_manifest_that_is_no_object_is_damage(tmp_path, text):
+    (tmp_path / integrity.MANIFEST).write_text(text)
+    with pytest.raises(InputError, match="is missing or damaged"):
+        integrity.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", ".."])
+def test_a_manifest_names_nothing_outside_its_folder(bundle, tmp_path, name):
+    manifest = json.loads((bundle / integrity.MANIFEST).read_text())
+    manifest["files"][name] = manifest["files"]["generate.py"]
+    manifest["checksum"] = integrity.checksum_of(manifest)
+    (tmp_path / integrity.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="which lies outside the bundle"):
+        integrity.read_manifest(tmp_path)
+
+
+def test_whoever_has_read_enough_ends_it_quietly(bundle):
+    command = f"{sys.executable} '{bundle / 'generate.py'}' --steps=1 --samples=40 | head -c 1"
+    environment = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert done.stderr == ""

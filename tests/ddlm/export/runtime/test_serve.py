@@ -1,5 +1,6 @@
 """The server as a client meets it: a process of its own, on loopback, with the tiny bundle."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -13,7 +14,7 @@ import time
 
 import pytest
 
-from ddlm.export.runtime import desk
+from ddlm.export.runtime import connection, desk
 
 LIMITS = ("--max-samples=2", "--max-steps=40", "--max-length=5000", "--max-body=3000", "--max-waiting=1")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -161,19 +162,100 @@ def test_bodies_are_bounded_and_declared(serving):
     assert serving.ask(b"x" * 3001)[0] == 413
     assert serving.ask(b"{}", Content_Length="9" * 5000)[0] == 413
     assert serving.ask(b"{}", Content_Type="text/plain")[0] == 415
-    connection = serving.connection()
-    connection.request("POST", "/generate", iter([b"{}"]), {"Content-Type": "application/json"}, encode_chunked=True)
-    assert connection.getresponse().status == 411
-    connection.close()
+    client = serving.connection()
+    client.request("POST", "/generate", iter([b"{}"]), {"Content-Type": "application/json"}, encode_chunked=True)
+    assert client.getresponse().status == 411
+    client.close()
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [
-    ("GET", "/", 404), ("POST", "/other", 404), ("GET", "/generate", 404), ("PUT", "/generate", 501),
+    ("GET", "/", 404), ("POST", "/other", 404), ("GET", "/generate", 405), ("PUT", "/generate", 405),
+    ("POST", "/health", 405), ("DELETE", "/health", 405), ("BREW", "/health", 501),
 ])  # fmt: skip
 def test_nothing_else_is_there(serving, method, path, status):
     found, made = serving.ask({}, path, method)
     assert found == status
     assert list(made) == ["error"]
+
+
+def test_a_wrong_method_is_told_the_right_ones_and_head_has_no_body(serving):
+    client = serving.connection()
+    client.request("GET", "/generate")
+    answer = client.getresponse()
+    assert (answer.status, answer.getheader("Allow")) == (405, "POST")
+    client.close()
+    client.request("HEAD", "/health")
+    answer = client.getresponse()
+    assert (answer.status, answer.read()) == (200, b"")
+    assert int(answer.getheader("Content-Length")) > 10
+    client.close()
+
+
+@pytest.mark.parametrize(("headers", "said"), [
+    ("Host: localhost\r\nContent-Length: 2\r\nContent-Length: 3", "2 Content-Length headers"),
+    ("Host: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked", "both Content-Length and Transfer-Encoding"),
+    ("Host: [::1", "a Host that is no host"),
+    ("Host: evil.example:80@127.0.0.1", "a Host that is no host"),
+    ("Host: localhost/x", "a Host that is no host"),
+    ("Host: localhost:port", "a Host that is no host"),
+    ("Host: localhost\r\nHost: localhost", "2 Host headers"),
+    ("Accept: */*", "0 Host headers"),
+    ("Host: localhost\r\nContent-Length : 2", "a header line that is not NAME: VALUE"),
+    ("Host: localhost\r\nX-Long: a\r\n b", "a header line that is not NAME: VALUE"),
+    ("Host: localhost\r\nX: a\rContent-Length: 9", "a header line that is not NAME: VALUE"),
+    ("Host: localhost\r\nno colon", "a header line that is not NAME: VALUE"),
+    ("Host: localhost\r\nX: \0", "a header line that is not NAME: VALUE"),
+])  # fmt: skip
+def test_requests_that_two_readers_could_read_in_two_ways_are_refused(serving, headers, said):
+    request = f"POST /generate HTTP/1.1\r\nContent-Type: application/json\r\n{headers}\r\n\r\n{{}}".encode()
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as client:
+        client.sendall(request)
+        answer = client.makefile("rb").read().decode()
+    assert answer.startswith("HTTP/1.1 400 ")
+    assert said in json.loads(answer.rpartition("\r\n\r\n")[2])["error"]
+
+
+def test_a_request_that_drips_is_given_up_however_alive_it_looks(monkeypatch):
+    """The deadline is of the whole request, not of each byte."""
+    monkeypatch.setattr(connection, "REQUEST_S", 0.3)
+    here, there = socket.socketpair()
+    request = connection.Request(connection.Incoming(here))
+
+    def drip():
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                there.send(b"a")
+                time.sleep(0.05)
+
+    threading.Thread(target=drip, daemon=True).start()
+    with pytest.raises(TimeoutError):
+        request.readline()
+    here.close()
+    there.close()
+
+
+def test_between_two_requests_a_connection_may_be_silent_for_longer(monkeypatch):
+    monkeypatch.setattr(connection, "REQUEST_S", 0.1)
+    here, there = socket.socketpair()
+    request = connection.Request(connection.Incoming(here))
+    for _ in range(2):
+        request.raw.begin()
+        threading.Timer(0.3, there.send, [b"a\r\n"]).start()
+        assert request.readline() == b"a\r\n"
+    assert request.raw.head == [b"a\r\n"]
+    here.close()
+    there.close()
+
+
+def test_one_address_can_not_take_every_place(serving):
+    """Of another machine; 127.0.0.2 stands for one."""
+    address = ("127.0.0.1", serving.port)
+    held = [
+        socket.create_connection(address, source_address=("127.0.0.2", 0)) for _ in range(connection.CONNECTIONS + 4)
+    ]
+    assert serving.health()[0] == 200
+    for each in held:
+        each.close()
 
 
 def test_a_page_of_another_name_that_points_here_is_refused(serving):
