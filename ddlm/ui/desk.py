@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from ddlm.diffusion import SamplingConfig
 from ddlm.generation import DiffusionPipeline, drafts
+from ddlm.generation.words import title
 from ddlm.rendering import RenderingConfig
 from ddlm.rendering.files import render_file
 from ddlm.ui.history import History
@@ -161,7 +162,7 @@ def sheets_of(ways: Sequence[Way], token: str) -> list[Sheet]:
     several = len(shown) > len(ways)
     sheets = []
     for number, (way, place) in enumerate(shown):
-        parts = [way.unmasking.replace("_", " ")] if len(ways) > 1 else []
+        parts = [title(way.unmasking)] if len(ways) > 1 else []
         parts += [f"text {place // way.each + 1}"] if several else []
         sheets.append(Sheet(way.histories[place], " · ".join(parts), f"film/{token}/{number}.gif"))
     return sheets

@@ -22,7 +22,7 @@ class Wish(Section):
 
     text: str = ""
     samples: int = Field(default=1, ge=1)
-    seed: int = Field(default=0, ge=-LARGEST_SEED, le=LARGEST_SEED)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     length: int | None = Field(default=None, ge=1)
     rival: str | None = None
     sampling: SamplingConfig = SamplingConfig()

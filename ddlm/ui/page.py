@@ -14,9 +14,8 @@ from anyio.to_thread import run_sync as to_thread
 
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
-from ddlm.diffusion.unmasking import POLICIES
 from ddlm.ui import Limits
-from ddlm.ui.controls import FIRST, SLIDERS, Setting, order_help, settings
+from ddlm.ui.controls import FIRST, SLIDERS, Setting, settings, titled
 from ddlm.ui.desk import Desk, Desks
 from ddlm.ui.line import Line
 from ddlm.ui.order import Order, read_order
@@ -28,7 +27,10 @@ HEAD = """<header><p class="name">ddlm</p><h1>Written in no particular order</h1
 in the order that you choose.</p></header>"""
 GAPS = """<p>A gap is <code>___</code>, and <code>___[5]</code> is one of five tokens. Ctrl + Enter writes, Esc
 stops.</p>"""
-LENGTH = "Tokens to write after the beginning, exactly; empty: as the model likes."
+LENGTH = "Tokens to write after the beginning, exactly; the model decides when empty."
+RIVAL = "A second order next to the first one, with the same seed."
+SEED = """The same seed and settings write the same text again, and `ddlm generate` writes it too where both compute in
+float32."""
 SEEDS = 1_000_000
 WAIT_S = 0.5
 SPARE = 10
@@ -96,27 +98,23 @@ class Page:
         self.model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
         self.facts = gr.HTML("", elem_id="facts")
         self.samples = gr.Slider(
-            1, self.limits.samples, 1, step=1, label="Texts", info="So many at once, each from its own draws.",
+            1, self.limits.samples, 1, step=1, label="Texts", info="This many at once, each from its own draws.",
             visible=self.limits.samples > 1, buttons=[],
         )  # fmt: skip
         self.controls = {each.name: self._control(each) for each in self.settings if each.name in FIRST}
-        orders = [("none", ""), *((name.replace("_", " "), name) for name in POLICIES)]
-        self.rival = gr.Dropdown(orders, value="", label="Compare with", info="A second order beside it, same seed.")
+        orders = [("none", ""), *titled(self.settings[0])]
+        self.rival = gr.Dropdown(orders, value="", label="Compare with", info=RIVAL, elem_id="rival")
         self.length = number_field("Length", LENGTH, elem_id="length")
-        self.seed = gr.Number(
-            0, precision=0, label="Seed", info="The same seed and settings write the same text.", elem_id="seed"
-        )
+        self.seed = gr.Number(0, precision=0, minimum=0, label="Seed", info=SEED, elem_id="seed")
         self.fresh = gr.Checkbox(True, label="A new seed for each text")
         with gr.Accordion("More", open=False, elem_id="more"):
             self.controls |= {each.name: self._control(each) for each in self.settings if each.name not in FIRST}
 
     def _control(self, setting: Setting) -> Any:
-        shown: dict[str, Any] = {"label": setting.label, "info": setting.help, "elem_id": f"control-{setting.name}"}
-        if setting.name == "unmasking":
-            shown["info"] = order_help(setting.default)
+        told = setting.help(setting.default)
+        shown: dict[str, Any] = {"label": setting.label, "info": told, "elem_id": f"control-{setting.name}"}
         if setting.choices:
-            choices = [(name.replace("_", " "), name) for name in setting.choices]
-            return gr.Dropdown(choices, value=setting.default, **shown)
+            return gr.Dropdown(titled(setting), value=setting.default, **shown)
         if setting.name == "num_sampling_steps":
             steps = min(setting.default, self.limits.steps)
             return gr.Slider(1, self.limits.steps, steps, step=1, buttons=[], **shown)
@@ -142,6 +140,10 @@ class Page:
         self.model.input(self.describe, self.model, self.facts, **at_once)
         unmasking = self.controls["unmasking"]
         unmasking.change(self.suit, unmasking, list(self.controls.values()), **at_once)
+        for each in self.settings:
+            if each.choices:
+                control = self.controls[each.name]
+                control.change(lambda value, each=each: gr.update(info=each.help(value)), control, control, **at_once)
         for button, example in zip(self.examples, EXAMPLES, strict=True):
             values = [example.text, example.unmasking, example.rival or "", ""]
             filled = [self.text, unmasking, self.rival, self.length]
@@ -160,10 +162,9 @@ class Page:
             return told(error)
 
     def suit(self, unmasking: str) -> list[Any]:
-        """What means nothing to the order is hidden, and the order says what it does."""
+        """What means nothing to the order is hidden."""
         suiting = {each.name: each.suits(unmasking) for each in self.settings}
-        changes = {name: gr.update(visible=suiting[name]) for name in self.controls}
-        return list((changes | {"unmasking": gr.update(info=order_help(unmasking))}).values())
+        return [gr.update(visible=suiting[name]) for name in self.controls]
 
     def begin(self, fresh: bool, seed: object, request: gr.Request) -> tuple[Any, ...]:
         self.desks.of(request.session_hash).start()

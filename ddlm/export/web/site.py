@@ -19,7 +19,7 @@ from ddlm.export.runtime import drafts, unmasking
 from ddlm.export.stage import require_extra, require_whole_canvas
 from ddlm.export.text import random_rows
 from ddlm.export.web import vendor
-from ddlm.generation import DiffusionPipeline
+from ddlm.generation import DiffusionPipeline, words
 from ddlm.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -145,6 +145,7 @@ def settings_of(pipeline: DiffusionPipeline, sampling: SamplingConfig) -> dict[s
         "parameters_of": unmasking.SAMPLING_PARAMETERS,
         "gap_lengths": drafts.GAP_LENGTHS,
         "gap_masks": drafts.GAP_MASKS,
+        "words": words.for_pages(),
         "gap_generator": {name: str(value) for name, value in generator.items()},
     }
 

@@ -8,6 +8,7 @@ from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
 from ddlm.export import ExportConfig
 from ddlm.export.web import site, vendor
+from ddlm.generation import words
 from tests.chromium import needs_chromium
 from tests.ddlm.export.page import in_node, library_on, needs_node, served, written_by
 
@@ -131,7 +132,7 @@ def test_a_text_is_what_python_writes_with_the_same_graph_seed_and_settings(page
         assert write(page, prompt, seed, **settings) == wanted, settings
         assert "100 % written" in page.locator("#counts").text_content()
     page.locator("#examples button").first.click()
-    assert write(page, "One day", -(2**65) - 3) == library.generate("One day", seed=-(2**65) - 3).samples[0].text
+    assert write(page, "One day", 2**65 + 3) == library.generate("One day", seed=2**65 + 3).samples[0].text
     assert page.complaints == []
 
 
@@ -230,11 +231,12 @@ def test_what_is_wrong_is_one_line_and_loses_nothing(page, library):
     write(page, "One day", 1)
     before = story(page)
     for name, value, line in (
-        ("temperature", "hot", 'Temperature: got "hot", wanted a number, at least 0'),
+        ("temperature", "hot", 'Temperature: got "hot", wanted a number, at least 0 and at most 100'),
         ("num_sampling_steps", "0", 'Steps: got "0", wanted a whole number, at least 1 and at most 4096'),
         ("num_sampling_steps", "2.5", 'Steps: got "2.5", wanted a whole number, at least 1 and at most 4096'),
         ("top_p", "0", 'Top-p: got "0", wanted a number, more than 0 and at most 1'),
-        ("seed", "x", 'Seed: got "x", wanted a whole number'),
+        ("seed", "x", 'Seed: got "x", wanted a whole number, at least 0'),
+        ("seed", "-4", 'Seed: got "-4", wanted a whole number, at least 0'),
     ):
         page.locator("#examples button").first.click()
         page.locator(f"#control-{name}").fill(value)
@@ -318,6 +320,15 @@ def test_only_settings_of_the_chosen_order_are_shown(page):
     page.select_option("#control-unmasking", "threshold")
     assert shown.is_visible()
     assert not page.locator("#control-entropy_bound").is_visible()
+
+
+def test_unusual_orders_are_marked_and_each_says_what_it_does(page):
+    groups = page.evaluate("""[...document.querySelectorAll("#control-unmasking optgroup")]
+        .map((group) => [group.label, [...group.children].map((option) => option.value)])""")
+    assert groups == [["experimental", [name for name in words.ORDERS if name not in words.USUAL]]]
+    for name, sentence in words.ORDERS.items():
+        page.select_option("#control-unmasking", name)
+        assert page.locator("#help-unmasking").text_content() == sentence
 
 
 def test_a_twins_page_says_that_it_writes_from_left_to_right_and_offers_no_order(context, address):

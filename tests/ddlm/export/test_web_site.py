@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ddlm.export import ExportConfig
 from ddlm.export.onnx import export_logits
 from ddlm.export.web import site, vendor
 from ddlm.export.web.weights import shrink
+from ddlm.generation import words
 from ddlm.tokenizer import Tokenizer
 from tests.ddlm.export.page import network_of
 
@@ -209,3 +211,11 @@ def test_a_page_has_the_name_of_the_experiment(tmp_path):
 def test_a_visit_that_costs_too_much_says_so():
     assert "meant to be at most 12.00 MB" in str(site.Site(11_000_000, 2_000_000, 1000, 0, {}))
     assert "meant" not in str(site.Site(9_000_000, 2_000_000, 1000, 0, {}))
+
+
+def test_the_page_says_of_its_orders_what_is_true_of_all_of_them():
+    """The one that it begins with is a setting, so the first sentence names none."""
+    lead = " ".join(re.search(r'id="lead">(.+?)</p>', (site.PAGE / "index.html").read_text(), re.DOTALL)[1].split())
+    assert lead.startswith("This model need not write from left to right. It begins with blanks and fills them in")
+    assert not [name for name in words.ORDERS if words.title(name) in lead.replace("left to right", "", 1)]
+    assert "surest" not in lead

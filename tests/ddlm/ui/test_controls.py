@@ -1,10 +1,13 @@
 """Every key of [sampling] is on the page and says what it does."""
 
+from typing import get_args
+
 import pytest
 
 from ddlm.diffusion import SAMPLING_PARAMETERS, SamplingConfig
 from ddlm.diffusion.unmasking import POLICIES
-from ddlm.ui.controls import FIRST, LABELS, SLIDERS, order_help, sentences, settings
+from ddlm.generation.words import CHOICES, HELP, LABELS, USUAL
+from ddlm.ui.controls import FIRST, SLIDERS, settings, titled
 
 
 def test_every_key_has_a_control():
@@ -13,20 +16,29 @@ def test_every_key_has_a_control():
     assert set(FIRST) | set(SLIDERS) <= set(LABELS)
 
 
-def test_every_control_has_a_sentence_from_the_config_itself():
-    for each in settings():
-        assert len(each.help.split()) >= 5, each.name
-        assert each.help.endswith("."), each.name
-        assert "\n" not in each.help
-    assert sentences(SamplingConfig)["temperature"] == "0 takes the most likely token."
+def test_every_setting_has_a_sentence_and_every_choice_one_of_its_own():
+    assert set(HELP) | set(CHOICES) == set(LABELS)
+    assert not set(HELP) & set(CHOICES)
+    sentences = [*HELP.values(), *(sentence for choices in CHOICES.values() for sentence in choices.values())]
+    assert len(set(sentences)) == len(sentences)
+    for sentence in sentences:
+        assert sentence.endswith("."), sentence
+        assert not set(sentence) & set("`_"), sentence  # names of the config are no words of the page
 
 
-@pytest.mark.parametrize("unmasking", POLICIES)
-def test_every_order_says_what_it_does_without_its_source(unmasking):
-    told = order_help(unmasking)
-    assert len(told.split()) >= 4
-    assert told.endswith(".")
-    assert "Source" not in told
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_choices_are_those_of_the_config(name):
+    assert set(CHOICES[name]) == set(get_args(SamplingConfig.model_fields[name].annotation))
+
+
+def test_every_order_is_offered_and_the_usual_ones_come_first_without_a_mark():
+    assert set(CHOICES["unmasking"]) == set(POLICIES)
+    assert SamplingConfig().unmasking in USUAL
+    titles = dict(titled(settings()[0]))
+    assert list(titles.values())[: len(USUAL)] == list(USUAL)
+    assert [name for title, name in titles.items() if title.endswith("· experimental")] == list(titles.values())[
+        len(USUAL) :
+    ]
 
 
 def test_the_kind_of_a_control_is_read_from_the_type():

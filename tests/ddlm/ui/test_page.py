@@ -166,7 +166,7 @@ def test_the_examples_work(visit):
 
 def test_two_orders_stand_side_by_side(visit):
     page = visit()
-    choose(page, "Compare with", "margin")
+    choose(page, "Compare with", "confidence")
     write(page, "One day")
     left, right = (page.locator(".sheet").nth(number).bounding_box() for number in (0, 1))
     assert left["y"] == right["y"]
@@ -182,9 +182,9 @@ def choose(page, label, name):
 def test_only_what_suits_the_order_is_shown(visit):
     page = visit()
     assert page.locator("#control-threshold").count() == 0 or not page.locator("#control-threshold").is_visible()
-    choose(page, "Order", "threshold")
+    choose(page, "Order", "threshold · experimental")
     page.locator("#control-threshold").wait_for()
-    assert "All positions whose best token" in page.locator("#control-unmasking").inner_text()
+    assert "Every place at once" in page.locator("#control-unmasking").inner_text()
     page.locator("#control-threshold input, #control-threshold textarea").fill("1.5")
     begin(page, "One day")
     ready(page)
@@ -309,7 +309,7 @@ def test_the_server_is_killed_and_comes_back(visit, home_of_two, tmp_path):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_the_window_in_both_colour_schemes(visit, scheme, width):
     page = visit(color_scheme=scheme, viewport={"width": width, "height": 900})
-    choose(page, "Compare with", "margin")
+    choose(page, "Compare with", "confidence")
     write(page, "One day " + "x" * 60)
     page.get_by_text("More", exact=True).click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width

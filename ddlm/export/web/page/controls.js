@@ -2,45 +2,26 @@
 
 import { InputError } from "./tokenizer.js";
 
-const ORDERS = {
-  random: "Places in a random order.",
-  first_hitting: "One place a step in a random order, however many steps there are.",
-  left_to_right: "From left to right, as other models write.",
-  confidence: "First where the likeliest word is most certain.",
-  margin: "First where the likeliest word is furthest ahead of the next.",
-  entropy: "First where the fewest words come into question.",
-  threshold: "Every place at once whose likeliest word is certain enough.",
-  entropy_bound: "As many places at once as hardly depend on each other.",
-  remdm_cap: "Writes, and now and then blanks a word again.",
-  remdm_rescale: "Writes, and blanks words again as often as the process allows.",
-  remdm_loop: "Writes most of it, revises for a long while, then finishes.",
-  revise: "Draws every word anew at each step and keeps the likeliest.",
-};
-const ENDS = {
-  drawn: "The model says at the start where the text may end, and one draw decides.",
-  last: "The end is written when nothing else is left.",
-  free: "An end is a word like any other.",
-};
-const GRIDS = { linear: "Equally many words in each step.", cosine: "Few words at first, more later." };
 const OF_ONE_DRAW = new Set(["temperature", "top_p", "top_k", "repetition_penalty", "length", "seed"]);
 
-/** Of each setting its name on the page, what it may be, and a sentence. Without `needed` it may be left empty. */
+/** Of each setting what it may be. Without `needed` it may be left empty. What it is called, and a sentence on it or on
+ * each of its choices, are in settings.json, or here where only this page has the setting. */
 function table({ seq_len }) {
   return [
-    { name: "unmasking", label: "Order", options: ORDERS },
-    { name: "num_sampling_steps", label: "Steps", min: 1, max: 4096, step: 1, needed: true, help: "Fewer are faster, more write better." },
-    { name: "threshold", label: "Certain enough", above: 0, below: 1, help: "The probability from which a place is written; 0.9 when empty." },
-    { name: "entropy_bound", label: "Bound", min: 0, help: "Nats that places of one step may depend on each other; 0.5 when empty." },
-    { name: "most_per_step", label: "At most a step", min: 1, step: 1, help: "Places that one step writes at most." },
-    { name: "remask_share", label: "Blanked again", above: 0, max: 1, help: "The share of words that a step blanks again, at most." },
-    { name: "temperature", label: "Temperature", min: 0, needed: true, help: "0 takes the likeliest word, more is bolder." },
-    { name: "top_p", label: "Top-p", above: 0, max: 1, needed: true, help: "Draws from the likeliest words of this mass; 1 from all." },
-    { name: "top_k", label: "Top-k", min: 1, step: 1, help: "Draws from so many of the likeliest words." },
-    { name: "repetition_penalty", label: "Repetition penalty", min: 1, needed: true, help: "More makes words rarer that the text has already." },
-    { name: "ends", label: "Where it ends", options: ENDS },
-    { name: "grid", label: "Pace", options: GRIDS },
-    { name: "length", label: "Length", min: 1, max: seq_len - 1, step: 1, help: "Writes exactly so many tokens; empty, the model decides." },
-    { name: "seed", label: "Seed", isSeed: true, needed: true, help: "The same seed and settings write the same text on this page; Python's weights are not rounded, and write others." },
+    { name: "unmasking" },
+    { name: "num_sampling_steps", min: 1, max: 4096, step: 1, needed: true },
+    { name: "threshold", above: 0, below: 1 },
+    { name: "entropy_bound", min: 0 },
+    { name: "most_per_step", min: 1, step: 1 },
+    { name: "remask_share", above: 0, max: 1 },
+    { name: "temperature", min: 0, max: 100, needed: true },
+    { name: "top_p", above: 0, max: 1, needed: true },
+    { name: "top_k", min: 1, step: 1 },
+    { name: "repetition_penalty", min: 1, max: 100, needed: true },
+    { name: "ends" },
+    { name: "grid" },
+    { name: "length", label: "Length", min: 1, max: seq_len - 1, step: 1, help: "Tokens to write after the beginning, exactly; the model decides when empty." },
+    { name: "seed", label: "Seed", min: 0, isSeed: true, needed: true, help: "The same seed and settings write the same text again on this page. Python writes another, since this page rounds the weights to int8." },
     { name: "fresh", label: "New seed for each text", isSwitch: true, help: "Otherwise the seed stays as it is." },
   ];
 }
@@ -50,7 +31,7 @@ export class Controls {
   constructor(element, about) {
     this.about = about;
     const isShown = ({ name }) => !about.is_autoregressive || OF_ONE_DRAW.has(name) || name === "fresh";
-    this.rows = table(about).filter(isShown).map((row) => ({ ...row, ...built(row) }));
+    this.rows = table(about).filter(isShown).map((row) => withWords(row, about.words)).map((row) => ({ ...row, ...built(row) }));
     element.replaceChildren(...this.rows.map((row) => row.element));
     this.set({ ...about.sampling, seed: "0", fresh: true });
     element.addEventListener("change", () => this.refresh());
@@ -93,8 +74,14 @@ export class Controls {
   }
 }
 
-function built({ name, label, options, isSwitch, isSeed, help = "" }) {
-  const input = options ? choice(options) : made("input", { type: isSwitch ? "checkbox" : "text" });
+function withWords(row, { labels, help, choices, usual, others }) {
+  const { [row.name]: options } = choices;
+  const groups = options && row.name === "unmasking" ? { usual, others } : null;
+  return { ...row, label: row.label ?? labels[row.name], help: row.help ?? help[row.name], options, groups };
+}
+
+function built({ name, label, options, groups, isSwitch, isSeed, help = "" }) {
+  const input = options ? choice(Object.keys(options), groups) : made("input", { type: isSwitch ? "checkbox" : "text" });
   if (!options && !isSwitch) Object.assign(input, { inputMode: isSeed ? "numeric" : "decimal", autocomplete: "off" });
   Object.assign(input, { id: `control-${name}`, name });
   input.setAttribute("aria-describedby", `help-${name}`);
@@ -107,10 +94,17 @@ function built({ name, label, options, isSwitch, isSeed, help = "" }) {
   return { element, input, help: sentence };
 }
 
-function choice(options) {
+/** A list of names; those that are not among the usual ones stand below a heading. */
+function choice(names, groups) {
   const select = made("select", {});
-  const title = (value) => value.replaceAll("_", " ");
-  select.append(...Object.keys(options).map((value) => made("option", { value, textContent: title(value) })));
+  const option = (value) => made("option", { value, textContent: value.replaceAll("_", " ") });
+  if (!groups) {
+    select.append(...names.map(option));
+    return select;
+  }
+  const others = made("optgroup", { label: groups.others });
+  others.append(...names.filter((name) => !groups.usual.includes(name)).map(option));
+  select.append(...groups.usual.map(option), others);
   return select;
 }
 
@@ -124,7 +118,7 @@ function valueOf(row) {
   if (options) return text;
   if (!text && !needed) return null;
   const isWhole = isSeed || row.step === 1;
-  if (isSeed && /^[+-]?\d{1,40}$/.test(text)) return BigInt(text);
+  if (isSeed && /^\d{1,40}$/.test(text)) return BigInt(text);
   const value = text && !isSeed ? Number(text) : NaN;
   if (isWithin(value, row) && (!isWhole || Number.isInteger(value))) return value;
   input.focus();
