@@ -262,13 +262,17 @@ HEADLINES = (
 """What a run's summary shows of them."""
 
 
+def chosen(measures: tuple[Measure, ...]) -> tuple[Measure, ...]:
+    """Those of the summary."""
+    return tuple(measure for measure in measures if measure.path in HEADLINES)
+
+
 def headlines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Label and number."""
-    chosen = tuple(measure for measure in (*LIKELIHOOD, *TEXT) if measure.path in HEADLINES)
     return [
         ("Measured on", measured_on(scores)),
         *(
             (label, f"{number} (real stories {beside})" if beside else number)
-            for label, number, beside, _ in rows(scores, chosen)
+            for label, number, beside, _ in rows(scores, chosen((*LIKELIHOOD, *TEXT)))
         ),
     ]

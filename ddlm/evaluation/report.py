@@ -7,34 +7,46 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from ddlm.evaluation.measures import LIKELIHOOD, TEXT, Measure, rows
+from ddlm.evaluation.measures import LIKELIHOOD, TEXT, Measure, chosen, rows
+from ddlm.evaluation.verdict import verdict
 from ddlm.generation import Frame
 
+LABELS = {"model": "The model", "story": "A real story"}
+SHOWN = 5
+"""Samples that are not folded away."""
 STRIP_STATES = 6
 """States of the denoising that are shown, the first and the last among them."""
 
 STYLE = """
-body { max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; color: #1d2733; background: #fff;
+:root { color-scheme: light dark; --ink: light-dark(#1d2733, #dfe6ee); --quiet: light-dark(#55616e, #9aa7b5);
+  --rule: light-dark(#dde3ea, #34404d); --page: light-dark(#fff, #14191f); --box: light-dark(#f5f7f9, #1d252e);
+  --new: light-dark(#cfe3ef, #264a5f); --masked: light-dark(#b4bec9, #566270); --model: light-dark(#2a6f97, #6db3d9);
+  --story: light-dark(#a3484e, #d98a8f); }
+body { max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; color: var(--ink); background: var(--page);
   font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .45rem .8rem .45rem 0; border-bottom: 1px solid #dde3ea; }
-thead th { color: #55616e; font-size: .9rem; font-weight: 500; white-space: nowrap; }
+th, td { text-align: left; vertical-align: top; padding: .45rem .8rem .45rem 0; border-bottom: 1px solid var(--rule); }
+thead th { color: var(--quiet); font-size: .9rem; font-weight: 500; white-space: nowrap; }
 tbody th { width: 26%; font-weight: 500; } td.number { white-space: nowrap; font-variant-numeric: tabular-nums;
   font-weight: 600; } td.beside { white-space: nowrap; font-variant-numeric: tabular-nums; }
-td.meaning, figcaption, .quiet { color: #55616e; font-size: .9rem; }
-blockquote { margin: .8rem 0; padding: .7rem 1rem; background: #f5f7f9; border-left: 3px solid #2a6f97;
+td.meaning, figcaption, .quiet { color: var(--quiet); font-size: .9rem; }
+blockquote { margin: .8rem 0; padding: .7rem 1rem; background: var(--box); border-left: 3px solid var(--model);
   white-space: pre-wrap; }
-blockquote.story { border-color: #c1666b; }
+blockquote.story { border-color: var(--story); }
+.label { margin: .8rem 0 0; font-size: .85rem; font-weight: 600; color: var(--model); }
+.label.story { color: var(--story); }
+.verdict { font-size: 1.1rem; } details { margin: .6rem 0; } summary { cursor: pointer; padding: .3rem 0;
+  font-weight: 600; }
 .pair { display: grid; gap: 0 1rem; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); }
 .strip { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
-.strip div { padding: .7rem .9rem; background: #f5f7f9; font-size: .82rem; line-height: 1.45; max-height: 22rem;
-  overflow: hidden; } .strip b { display: block; color: #55616e; font-weight: 500; }
-.masked { color: #b4bec9; } .new { background: #cfe3ef; } .prompt { color: #55616e; }
-mark { background: #cfe3ef; color: inherit; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
+.strip div { padding: .7rem .9rem; background: var(--box); font-size: .82rem; line-height: 1.45; max-height: 22rem;
+  overflow: hidden; } .strip b { display: block; color: var(--quiet); font-weight: 500; }
+.masked { color: var(--masked); } .new { background: var(--new); } .prompt { color: var(--quiet); }
+mark { background: var(--new); color: inherit; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; }
 @media (max-width: 34rem) { tr.score { display: grid; grid-template-columns: 1fr auto auto; }
-  tr.score > * { border: 0; width: auto; } tr.score { border-bottom: 1px solid #dde3ea; }
+  tr.score > * { border: 0; width: auto; } tr.score { border-bottom: 1px solid var(--rule); }
   tr.score .meaning { grid-column: 1 / -1; padding-top: 0; } thead { display: none; } }
 """.strip()
 
@@ -62,7 +74,7 @@ CAPTIONS = {
     "frontier": "Quality against variety, and against cost. A point is one way of writing; towards the real stories is "
     "better, and low perplexity with low entropy is repetition.",
     "curve": "Nats per token of text at each optimizer step.",
-    "lengths": "Words in each text.",
+    "lengths": "Words in each text; the model's texts end with its row.",
 }
 
 
@@ -78,24 +90,30 @@ def page(
     continued: prompt, the model's continuation, the story's own. stories: real ones, to stand beside the samples.
     images: by the names in `CAPTIONS`, those that there are. strip: the frames of one denoising.
     """
+    pairs = list(_beside(scores["samples"], stories))
     parts = [
         "<h1>How good is this model?</h1>",
+        _lines('<ul class="verdict">', *(f"<li>{escape(sentence)}</li>" for sentence in verdict(scores)), "</ul>"),
         _about(scores),
-        _section("How likely it finds real stories", _table(scores, LIKELIHOOD), _image(images, "intervals")),
-        _section("By the share that is masked", _image(images, "mask_rates")),
-        _section("As sure as it should be", _image(images, "calibration")),
-        _section("How it writes", _table(scores, TEXT)),
-        _section("Ways of writing", _image(images, "frontier"), _image(images, "latency")),
-        _section("Samples, and real stories", *_beside(scores["samples"], stories)),
-        _section("A text comes to be", _strip(strip), _image(images, "order")),
-        _section("How much is copied", _copied(scores)),
-        _section("Continuations", *(_continuation(*texts) for texts in continued)),
-        _section("A sentence in the middle", *_infilled(scores.get("infilling"))),
-        _section("Minimal pairs", _pairs(scores.get("minimal_pairs"))),
-        _section("Lengths", _image(images, "lengths")),
-        _section("Training", _image(images, "curve")),
-        _section("Settings", _pairs_of({**scores["settings"], **scores["settings"]["sampling"]})),
-        _section("Where it was measured", _pairs_of(scores.get("provenance", {}))),
+        _section("In numbers", _table(scores, chosen(LIKELIHOOD)), _table(scores, chosen(TEXT))),
+        _section("What it writes", *pairs[:SHOWN]),
+        _section("A text comes to be", _strip(strip)),
+        "<h2>Everything that was measured</h2>",
+        _folded("More samples", *pairs[SHOWN:]),
+        _folded("How likely it finds real stories", _table(scores, LIKELIHOOD), _image(images, "intervals")),
+        _folded("By the share that is masked", _image(images, "mask_rates")),
+        _folded("As sure as it should be", _image(images, "calibration")),
+        _folded("How it writes", _table(scores, TEXT)),
+        _folded("Ways of writing", _image(images, "frontier"), _image(images, "latency")),
+        _folded("In which order a text was written", _image(images, "order")),
+        _folded("How much is copied", _copied(scores)),
+        _folded("Continuations", *(_continuation(*texts) for texts in continued)),
+        _folded("A sentence in the middle", *_infilled(scores.get("infilling"))),
+        _folded("Minimal pairs", _pairs(scores.get("minimal_pairs"))),
+        _folded("Lengths", _image(images, "lengths"), _longest(scores)),
+        _folded("Training", _image(images, "curve")),
+        _folded("Settings", _pairs_of({**scores["settings"], **scores["settings"]["sampling"]})),
+        _folded("Where it was measured", _pairs_of(scores.get("provenance", {}))),
     ]
     return PAGE.substitute(style=STYLE, body="\n".join(part for part in parts if part))
 
@@ -104,6 +122,19 @@ def _section(title: str, *content: str) -> str:
     """Nothing where there is nothing to show."""
     body = "\n".join(part for part in content if part)
     return f"<h2>{title}</h2>\n{body}" if body else ""
+
+
+def _folded(title: str, *content: str) -> str:
+    """The same behind its title."""
+    body = "\n".join(part for part in content if part)
+    return f"<details><summary>{title}</summary>\n{body}\n</details>" if body else ""
+
+
+def _longest(scores: Mapping[str, Any]) -> str:
+    most = scores["settings"].get("seq_len")
+    return (
+        f'<p class="quiet">A row of the model holds {most} tokens at most; stories are shown whole.</p>' if most else ""
+    )
 
 
 def _about(scores: Mapping[str, Any]) -> str:
@@ -131,8 +162,8 @@ def _table(scores: Mapping[str, Any], measures: tuple[Measure, ...]) -> str:
 
 def _beside(samples: Sequence[Mapping[str, Any]], stories: Sequence[str]) -> Iterable[str]:
     for number, sample in enumerate(samples):
-        real = _quote(stories[number], "story") if number < len(stories) else ""
-        yield f'<div class="pair"><div>{_quote(sample["text"])}</div><div>{real}</div></div>'
+        pair = {"model": sample["text"]} | ({"story": stories[number]} if number < len(stories) else {})
+        yield _lines('<div class="pair">', *(_labelled(kind, text) for kind, text in pair.items()), "</div>")
 
 
 def _strip(frames: Sequence[Frame]) -> str:
@@ -163,8 +194,7 @@ def _copied(scores: Mapping[str, Any]) -> str:
 
 
 def _continuation(prompt: str, continuation: str, reference: str) -> str:
-    columns = {"model": continuation, "story": reference}
-    pair = "".join(f"<div>The {kind}:{_quote(text, kind)}</div>" for kind, text in columns.items())
+    pair = _labelled("model", continuation) + _labelled("story", reference)
     return f'<p><b>{escape(prompt)}</b></p><div class="pair">{pair}</div>'
 
 
@@ -208,6 +238,10 @@ def _lines(*parts: str) -> str:
 
 def _quote(text: str, kind: str = "model") -> str:
     return f'<blockquote class="{kind}">{escape(text.strip()) or "(nothing)"}</blockquote>'
+
+
+def _labelled(kind: str, text: str) -> str:
+    return f'<div><p class="label {kind}">{LABELS[kind]}</p>{_quote(text, kind)}</div>'
 
 
 def _image(images: Mapping[str, Path], name: str) -> str:

@@ -137,7 +137,8 @@ def test_a_denoising_is_shown_from_its_first_state_to_its_last(images):
 def test_real_stories_stand_beside_samples_and_beside_their_scores(images):
     judged = {"judge": {"samples": {"perplexity": 40.0, "entropy_nats": 3.9}, "stories": {"perplexity": 3.3}}}
     html = report.page(SCORES | judged, [], ["First story."], images)
-    assert re.search(r"fox.*</blockquote></div><div><blockquote class=\"story\">First story", html)
+    assert re.search(r"A real story</p><blockquote class=\"story\">First story", html)
+    assert html.index("fox") < html.index("First story")
     assert re.search(r'perplexity</th><td class="number">40\.0</td><td class="beside">3\.3</td>', html)
 
 
