@@ -16,10 +16,10 @@ def said(**scores: Any) -> str:
 @pytest.mark.parametrize(
     ("scores", "sentence"),
     [
-        ({}, "Don't expect stories that hold together: models of TinyStories need less than 1.2 bits per byte for that, "
-             "and this one needs at most 1.39 ± 0.006."),
+        ({}, "Don't expect stories that hold together"),
+        ({}, "and this one needs at most 1.39 ± 0.006."),
         ({"bits_per_byte": 1.0}, "Its sentences hold and its stories sometimes do: it needs at most 1.00 ± 0.006"),
-        ({"bits_per_byte": 0.85, "bound": "exact", "bits_per_byte_stderr": 0}, "follow from each other: it needs 0.85 bits"),
+        ({"bits_per_byte": 0.85, "bound": "exact", "bits_per_byte_stderr": 0}, "each other: it needs 0.85 bits"),
         ({"word_validity": 0.996}, "Its words are real: 99.6% of them occur in its training stories."),
         ({"word_validity": 0.98}, "Most of its words are real"),
         ({"word_validity": 0.9}, "Too few of its words are real"),
@@ -27,7 +27,7 @@ def said(**scores: Any) -> str:
         ({"copied": {"longest_overlap_words": 14}}, "It copies phrases: the longest run"),
         ({"copied": {"longest_overlap_words": 90, "exact_share": 0.25}}, "and 25% of its samples are such stories"),
         ({"copied": {"longest_overlap_words": 6, "searched_stories": 379}}, "It has seen 379 stories: more text"),
-        ({"judge": {"samples": {"perplexity": 73.0}, "stories": {"perplexity": 3.0}}}, "far from real stories: to the judge"),
+        ({"judge": {"samples": {"perplexity": 73.0}, "stories": {"perplexity": 3.0}}}, "far from real stories"),
         ({"judge": {"samples": {"perplexity": 4.0}, "stories": {"perplexity": 3.0}}}, "close to real stories"),
         ({"twin": {"gap_bits_per_byte": 0.42}}, "it needs 0.42 bits per byte more than its left-to-right twin"),
         ({"twin": {"gap_bits_per_byte": -0.1}}, "it needs 0.10 bits per byte fewer than"),
