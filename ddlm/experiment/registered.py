@@ -9,7 +9,7 @@ from pathlib import Path
 from ddlm.artifacts import MANIFEST, RUN_RECORD, DamageError, check, open_store
 from ddlm.config import UserError
 from ddlm.tracking.mlflow_runs import MlflowRuns
-from ddlm.tracking.registry import Registry, Version
+from ddlm.tracking.registry import CHAMPION, Registry, Version
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +56,23 @@ def find(name: str, uri: str | None = None) -> Registered | None:
 def fetch(registry: Registry, version: Version) -> Path:
     """The model folder of a version: the same path for the same weights, downloaded when it is not there yet.
 
-    Raises: UserError when the run has lost the files, or holds others than were published.
+    Raises: UserError when its files are gone, are not those published, or were not published by ddlm.
     """
-    digest = version.tags["digest.train"]
+    digest = version.tags.get("digest.train")
+    if digest is None:
+        raise UserError(
+            f"{registry.model} version {version.number}: has no tag digest.train, so its files can't be checked; "
+            f"ddlm did not publish it: point the alias to one that it did, ddlm registry list {registry.model}"
+        )
 
     def fill(output: Path, scratch: Path) -> None:
-        logger.info("fetching version %s from the registry", version.number)
+        logger.info("fetching %s version %s from the registry", registry.model, version.number)
         folder = registry.download_model(version, scratch)
         if folder is None or not is_whole(folder, digest):
-            raise UserError(f"version {version.number}: the files of its run are gone or are not those published")
+            raise UserError(
+                f"{registry.model} version {version.number}: its files are gone or are not those published; make "
+                f"another version champion: ddlm registry promote {registry.model} VERSION"
+            )
         for path in folder.iterdir():
             if path.name not in (MANIFEST, RUN_RECORD):
                 shutil.copy2(path, output / path.name)
@@ -85,5 +93,5 @@ def weights_of_champion(experiment: str, uri: str | None) -> Path | None:
     runs = MlflowRuns(uri)
     runs.open()
     registry = Registry(runs, f"ddlm-{experiment}")
-    version = registry.holder("champion")
+    version = registry.holder(CHAMPION)
     return fetch(registry, version) if version else None

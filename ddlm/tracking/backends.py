@@ -41,6 +41,16 @@ class NewRun(NamedTuple):
     time_ms: int
 
 
+class Dataset(NamedTuple):
+    """Data that a run reads. role: training or evaluation. source: where it comes from. counts: stories, tokens…"""
+
+    name: str
+    digest: str
+    role: str
+    source: str
+    counts: Mapping[str, float]
+
+
 class Backend(Protocol):
     """A store of runs. Every call may raise TrackingError or OSError, and may come from any thread.
 
@@ -61,6 +71,9 @@ class Backend(Protocol):
         """Store values with their own times."""
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None: ...
+
+    def use(self, run: str, dataset: Dataset) -> None:
+        """Say that the run reads this data."""
 
     def upload(self, run: str, path: str, folder: str) -> None:
         """Keep a file or a folder by its own name under `folder` in the run; at the top when that is empty."""
@@ -94,6 +107,9 @@ class Nothing:
         pass
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
+        pass
+
+    def use(self, run: str, dataset: Dataset) -> None:
         pass
 
     def upload(self, run: str, path: str, folder: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from ddlm.config import UserError, home
 from ddlm.tracking.backends import Refused, Unavailable
@@ -116,6 +117,8 @@ def _open_database(uri: str) -> "MlflowClient":
             if not path.exists():
                 _create_database(path)
             _require_writable(path)
+            if path.parent == home():
+                follow_home(path)
             return _client(uri)
     except (sqlite3.Error, OSError) as error:
         raise Unavailable(_message(uri, error)) from error
@@ -143,6 +146,31 @@ def _require_writable(path: Path) -> None:
     with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.execute("ROLLBACK")
+
+
+LOCATIONS = (
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
+
+
+def follow_home(path: Path) -> None:
+    """MLflow keeps whole paths of files; where the home folder was moved or copied they become those of today.
+
+    What lies elsewhere and not here was put there by a run with another home, and stays.
+    """
+    root = artifact_root()
+    with closing(sqlite3.connect(path, timeout=5)) as database, database:
+        for table, column in LOCATIONS:
+            others = f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE 'file:%/mlartifacts/%'"  # noqa: S608
+            for (location,) in database.execute(others).fetchall():
+                here = f"{root}/{location.partition('/mlartifacts/')[2]}"
+                if here != location and (_exists(here) or not _exists(location)):
+                    database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (here, location))  # noqa: S608
+
+
+def _exists(location: str) -> bool:
+    return Path(unquote(urlsplit(location).path)).exists()
 
 
 def _message(uri: str, error: Exception) -> str:

@@ -3,13 +3,14 @@
 MLflow's client cuts a `log_batch` into requests of the size that its servers take.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from ddlm.tracking.backends import NewRun, Row, Status
+from ddlm.tracking.backends import Dataset, NewRun, Row, Status
 from ddlm.tracking.mlflow_client import artifact_root, connect, is_http, reaching, resolve_uri
 from ddlm.tracking.provenance import without_login, without_password
 from ddlm.tracking.spool import SPOOL_ID
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 FLOW_RUN_ID = "prefect.flow_run_id"
 FLOW_RUN_URL = "prefect.flow_run_url"
 """A tag that MLflow's page of a run shows as a link, in its description."""
-PARAM_CHARACTERS, TAG_CHARACTERS = 6000, 5000
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow opens such an experiment as model training, and others, at times, as a chat's."""
+PARAM_CHARACTERS, TAG_CHARACTERS, DIGEST_CHARACTERS = 6000, 5000, 36
 """MLflow's limits; older servers take less of a tag than newer ones."""
 
 
@@ -64,6 +67,18 @@ class MlflowRuns:
             stored = [RunTag(*tag) for tag in shortened(tags, TAG_CHARACTERS).items()]
             self.client.log_batch(run, tags=stored, synchronous=True)
 
+    def use(self, run: str, dataset: Dataset) -> None:
+        """The same data twice is one input."""
+        from mlflow import entities
+
+        source, profile = json.dumps({"uri": dataset.source}), json.dumps(dict(dataset.counts))
+        described = entities.Dataset(
+            dataset.name, dataset.digest[:DIGEST_CHARACTERS], "local", source, profile=profile
+        )
+        role = entities.InputTag("mlflow.data.context", dataset.role)
+        with self.reaching():
+            self.client.log_inputs(run, [entities.DatasetInput(described, [role])])
+
     def upload(self, run: str, path: str, folder: str) -> None:
         with self.reaching():
             if Path(path).is_dir():
@@ -95,13 +110,17 @@ class MlflowRuns:
         found = self.client.get_experiment_by_name(name) or self._create_experiment(name)
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
+        if not KIND.keys() <= found.tags.keys():
+            for tag in KIND.items():
+                self.client.set_experiment_tag(found.experiment_id, *tag)
         return str(found.experiment_id)
 
     def _create_experiment(self, name: str) -> "Experiment":
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.create_experiment(name, None if is_http(self._uri) else f"{artifact_root()}/{name}")
+            place = None if is_http(self._uri) else f"{artifact_root()}/{name}"
+            self.client.create_experiment(name, place, KIND)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
                 raise

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ddlm.tracking.backends import Backend, NewRun, Row, Status, TrackingError, now_ms
+from ddlm.tracking.aliases import with_aliases
+from ddlm.tracking.backends import Backend, Dataset, NewRun, Row, Status, TrackingError, now_ms
 from ddlm.tracking.spool import EventFile, Spool, replay
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,9 @@ class Outbox:
             return run
 
     def log(self, run: str, metrics: Mapping[str, float], step: int) -> None:
-        """Queue values with the present time. Never waits."""
+        """Queue values with the present time, also under the names that other tools give them. Never waits."""
         time_ms = now_ms()
+        metrics = with_aliases(metrics)
         self._pending.extend((run, Row(key, float(value), step, time_ms)) for key, value in metrics.items())
 
     def flush(self) -> None:
@@ -77,6 +79,9 @@ class Outbox:
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         self._deliver(run, lambda store: store.tag(run, tags))
+
+    def use(self, run: str, dataset: Dataset) -> None:
+        self._deliver(run, lambda store: store.use(run, dataset))
 
     def upload(self, run: str, path: Path, folder: str) -> None:
         self._deliver(run, lambda store: store.upload(run, str(path.resolve()), folder))

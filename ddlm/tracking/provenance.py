@@ -11,6 +11,11 @@ from typing import Any
 
 import ddlm
 
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://\S+")
+QUERY_VALUE = re.compile(r"([?&;#][^=&;#\s]+=)[^&\s]+")
+NAMED_OVERRIDES = 3
+"""How many settings a run's name holds."""
+
 
 def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """A nested config as dotted keys; absent values stay absent, passwords in addresses are struck out."""
@@ -24,14 +29,23 @@ def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return result
 
 
-def without_password(address: str) -> str:
-    """`https://name:secret@host` as `https://***@host`."""
-    return re.sub(r"://[^/@\s]+@", "://***@", address)
+def without_password(text: str) -> str:
+    """Every address in a text without what may be secret: `https://name:secret@host/?token=t` as
+    `https://***@host/?token=***`."""
+    return ADDRESS.sub(lambda found: QUERY_VALUE.sub(r"\1***", _login_as(found[0], "***@")), text)
 
 
 def without_login(address: str) -> str:
-    """`https://name:secret@host` as `https://host`."""
-    return re.sub(r"://[^/@\s]+@", "://", address)
+    """`https://name:secret@host/?token=t` as `https://host/?token=***`."""
+    return QUERY_VALUE.sub(r"\1***", _login_as(address, ""))
+
+
+def _login_as(address: str, login: str) -> str:
+    """Up to the last @: passwords have / and @ in them, too. An @ of a path alone is no login's."""
+    scheme, separator, rest = address.partition("://")
+    before, at, behind = rest.rpartition("@")
+    is_login = at and (":" in before or not re.search("[/?#]", before))
+    return f"{scheme}{separator}{login}{behind}" if is_login else address
 
 
 def origin() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from uuid import uuid4
 
 from ddlm.config import home
-from ddlm.tracking.backends import Backend, NewRun, Refused, Row, Status, now_ms
+from ddlm.tracking.backends import Backend, Dataset, NewRun, Refused, Row, Status, now_ms
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ class EventFile:
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         self.write("tag", run, tags=dict(tags))
+
+    def use(self, run: str, dataset: Dataset) -> None:
+        self.write("use", run, dataset=dataset._asdict())
 
     def upload(self, run: str, path: str, folder: str) -> None:
         self.write("upload", run, path=path, folder=folder)
@@ -204,6 +207,7 @@ def _upload(backend: Backend, run: str, path: str, folder: str) -> None:
 CALLS: Mapping[str, Callable[..., None]] = {
     "metrics": _metrics,
     "tag": lambda backend, run, tags: backend.tag(run, tags),
+    "use": lambda backend, run, dataset: backend.use(run, Dataset(**dataset)),
     "upload": _upload,
     "end": lambda backend, run, status, time_ms: backend.end(run, status, time_ms),
 }

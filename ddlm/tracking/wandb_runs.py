@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddlm.config import UserError, home
-from ddlm.tracking.backends import NewRun, Row, Status, Unavailable
+from ddlm.tracking.backends import Dataset, NewRun, Row, Status, Unavailable
 
 PROJECT = "ddlm"
 
@@ -58,6 +58,10 @@ class WandbRuns:
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         with _reaching():
             self._runs[run].config.update(dict(tags))
+
+    def use(self, run: str, dataset: Dataset) -> None:
+        with _reaching():
+            self._runs[run].config.update({f"data.{dataset.role}": dataset._asdict()})
 
     def upload(self, run: str, path: str, folder: str) -> None:
         import wandb
