@@ -4,7 +4,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from ddlm.config import UserError
+from ddlm.config import Unreachable, UserError
 from flows.server import embedded
 
 if TYPE_CHECKING:
@@ -43,4 +43,4 @@ def without_the_users_mistakes() -> None:
 def is_not_the_users_mistake(record: logging.LogRecord) -> bool:
     """The command line reports a mistake in one line; Prefect would add tracebacks and say it twice more."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, UserError) and UserError.__name__ not in record.getMessage()
+    return not isinstance(error, (UserError, Unreachable)) and UserError.__name__ not in record.getMessage()

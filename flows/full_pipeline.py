@@ -38,11 +38,12 @@ def full_pipeline(
         force: Stages to build again though they are cached.
         verify: Check every byte of cached artifacts.
     """
-    asked = {"force": frozenset(force or ()), "verify": verify, "tags": flow_run_tags()}
+    asked = {"force": frozenset(force or ()), "verify": verify, "tags": flow_run_tags(), "overrides": overrides or {}}
     with Session(load_experiment(experiment, overrides), **asked) as session:
         progress = Progress(session, wanted=needed_for(until))
         for stage in (corpus, tokenizer, shards, train):
             progress.run(stage)
         progress.run(evaluate, render, export)
-        progress.run(publish)
+        with session.publishing(progress.done):
+            progress.run(publish)
         return show(session.finish(progress.done), session.tracker.address)

@@ -3,12 +3,16 @@
 import os
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddlm.config import UserError, dump_toml, parse_override
 from ddlm.experiment import load_experiment
+
+if TYPE_CHECKING:
+    from ddlm.experiment.stages import Session
+    from ddlm.experiment.view import Summary
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="An experiment's TOML.", show_default=False)]
 SetOption = Annotated[
@@ -42,7 +46,7 @@ def run(
 
       torchrun --nproc-per-node 2 --no-python ddlm run configs/small.toml
     """
-    from ddlm.experiment.stages import Session, require_stage, run_plainly
+    from ddlm.experiment.stages import NotPublished, Session, require_stage, run_plainly
 
     overrides = dict(map(parse_override, set_ or [])) | ({"training.profile": True} if profile else {})
     experiment = load_experiment(path, overrides)
@@ -50,18 +54,31 @@ def run(
         require_stage(until)
     if is_behind_the_first_rank():
         experiment = load_experiment(path, overrides | {"tracking.backend": "none"})
-    session = Session(experiment, force=frozenset(force or []), verify=verify)
+    session = Session(experiment, force=frozenset(force or []), verify=verify, overrides=overrides)
     if is_behind_the_first_rank():
         session.follow(run_plainly(session, "shards"))
         return
-    if no_prefect:
+    try:
+        summary = _run_stages(session, path, overrides, until, with_prefect=not no_prefect)
+    except NotPublished as error:
+        show(error.summary)
+        raise
+    show(summary)
+
+
+def _run_stages(
+    session: "Session", path: Path, overrides: dict[str, Any], until: str | None, *, with_prefect: bool
+) -> "Summary":
+    from ddlm.experiment.stages import run_plainly
+
+    if not with_prefect:
         with session:
-            show(session.finish(run_plainly(session, until)))
-        return
+            return session.finish(run_plainly(session, until))
     found = {entry.name: entry for entry in entry_points(group="ddlm.flows")}
     if "full-pipeline" not in found:
         raise UserError("the flows are not installed; run `pip install -e .` in the project, or give --no-prefect")
-    show(found["full-pipeline"].load()(session, str(path), overrides, until))
+    summary: Summary = found["full-pipeline"].load()(session, str(path), overrides, until)
+    return summary
 
 
 def is_behind_the_first_rank() -> bool:

@@ -139,7 +139,10 @@ def _identity(scores: dict[str, Any], digests: dict[str, str]) -> dict[str, str]
 
 def _about(scores: dict[str, Any]) -> dict[str, str]:
     """What a list of versions shows besides."""
-    return {"bits_per_byte_interval": json.dumps(scores.get("bits_per_byte_interval")), "bound": scores.get("bound", "")}
+    return {
+        "bits_per_byte_interval": json.dumps(scores.get("bits_per_byte_interval")),
+        "bound": scores.get("bound", ""),
+    }
 
 
 def _register(

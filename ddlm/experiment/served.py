@@ -18,8 +18,8 @@ class StoryTeller(PythonModel):  # type: ignore[misc]
 
         self.pipeline = DiffusionPipeline.from_pretrained(context.artifacts["model"])
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """model_input: one column of prompts, which MLflow makes of a string or a list, too. Returns a list of texts."""
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """A list of texts. model_input: one column of prompts, which MLflow makes of a string or a list, too."""
         del context
         return self._write(model_input.iloc[:, 0].tolist(), **params or {})
 

@@ -1,20 +1,23 @@
 """The stages: what each reads, what makes it stale, which function builds it. Runs with and without Prefect."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 from ddlm.artifacts import Artifact, ArtifactStore, RunLog, Unlogged, Workspace, digest_of, open_store
-from ddlm.config import UserError, home
+from ddlm.config import Unreachable, UserError, home
 from ddlm.experiment import Experiment
+from ddlm.experiment.datasets import datasets
 from ddlm.experiment.fingerprint import fingerprint
 from ddlm.experiment.view import Summary, place_of, summarise
 from ddlm.tracking import Tracker
+from ddlm.tracking.backends import Unavailable
+from ddlm.tracking.provenance import name_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ def needed_for(until: str | None) -> list[str]:
 class Session:
     """One run of an experiment: the store, the tracker, and what has been built so far.
 
+    overrides: what was set beyond the experiment's file; its tracked run is named by them.
     log: what stages report to, instead of a tracked run of their own.
     """
 
@@ -88,6 +92,7 @@ class Session:
     force: frozenset[str] = frozenset()
     verify: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     log: RunLog | None = None
     built: list[str] = field(default_factory=list)
 
@@ -102,6 +107,7 @@ class Session:
             experiment=self.experiment.name,
             params=self.experiment.model_dump(mode="json"),
             tags=dict(self.tags),
+            name=name_of(self.experiment.name, self.overrides),
         )
 
     def __enter__(self) -> "Session":
@@ -185,8 +191,19 @@ class Session:
         shown = [summary.folder / name for name in names] + sorted(summary.folder.glob("*.[ps][nv]g"))
         uploads = [(path, "") for path in shown if path.exists()]
         digests = {f"ddlm.digest.{stage}": artifact.digest for stage, artifact in done.items()}
-        self.tracker.finish(summary.scores, uploads, digests | summary.tags)
+        self.tracker.finish(summary.scores, uploads, digests | summary.tags, datasets(self.experiment, done))
         return summary
+
+    @contextmanager
+    def publishing(self, done: Mapping[str, Artifact]) -> Iterator[None]:
+        """Around the last stage: without a registry, all that was built is shown none the less.
+
+        Raises: NotPublished.
+        """
+        try:
+            yield
+        except Unavailable as error:
+            raise NotPublished(self.finish(done), error) from error
 
     def _build(self, name: str, workspace: Workspace) -> None:
         stage = STAGES[name]
@@ -205,6 +222,17 @@ class Session:
         return self._sources.get(name)
 
 
+class NotPublished(Unreachable):
+    """All is built, and could not be published. The same command does that later, and builds nothing again."""
+
+    def __init__(self, summary: Summary, error: Unavailable) -> None:
+        super().__init__(
+            f"publish: {error}; all else is built: give the same command again when MLflow answers, "
+            "which publishes and builds nothing anew"
+        )
+        self.summary = replace(summary, decision="not published: MLflow did not answer")
+
+
 def require_home() -> None:
     """Raises: UserError when the folder of all state can't be made or written."""
     try:
@@ -220,7 +248,8 @@ def run_plainly(session: Session, until: str | None = None) -> dict[str, Artifac
     """Every stage in order, in this process, without Prefect."""
     done: dict[str, Artifact] = {}
     for name in needed_for(until):
-        done[name], built = session.run(name, [done[stage] for stage in STAGES[name].inputs])
+        with session.publishing(done) if name == "publish" else nullcontext():
+            done[name], built = session.run(name, [done[stage] for stage in STAGES[name].inputs])
         logger.info("%s: %s", name, "built" if built else "cached")
     return done
 

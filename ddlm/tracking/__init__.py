@@ -98,7 +98,7 @@ class Tracker:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageRun]:
-        """The run, around the building of a stage; safe in parallel threads. It notes what each took, and which failed."""
+        """The run, around the building of a stage, which it times; safe in parallel threads."""
         run, started = self._open(), time.monotonic()
         try:
             yield StageRun(self._outbox, run)

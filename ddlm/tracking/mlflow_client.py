@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from ddlm.config import UserError, home
 from ddlm.tracking.backends import Refused, Unavailable
-from ddlm.tracking.provenance import without_password
+from ddlm.tracking.provenance import without_login, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +33,7 @@ QUIET = {
     "mlflow.store.db.utils": logging.CRITICAL,  # tracebacks of what we say in one line
     "urllib3.connectionpool": logging.ERROR,
 }
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 """MLflow's answers that another try does not change."""
 
@@ -39,13 +41,18 @@ FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY
 def resolve_uri(uri: str | None) -> str:
     """The store's address: what is given, else MLflow's own MLFLOW_TRACKING_URI, else `mlflow.db` in the home folder.
 
-    Raises: UserError for a folder of files.
+    Raises: UserError for a folder of files, and for what is no address of a store.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
     if "://" not in uri or uri.startswith("file:"):
         raise UserError(
             f"tracking.uri {uri!r}: MLflow keeps no runs in folders; "
             "write sqlite:///path/mlflow.db or http://host:port, or leave it out"
+        )
+    if uri.partition("://")[0].partition("+")[0] not in SCHEMES:
+        raise UserError(
+            f"tracking.uri {without_password(uri)!r}: not an address that MLflow knows; "
+            f"wanted one that begins with {', '.join(SCHEMES)}"
         )
     return uri
 
@@ -96,15 +103,22 @@ def _client(uri: str) -> "MlflowClient":
 def _probe(uri: str) -> None:
     """A server that is down is found here, before MLflow waits for it."""
     from urllib.error import HTTPError
-    from urllib.request import urlopen
+    from urllib.request import Request, urlopen
 
+    health = Request(f"{without_login(uri).rstrip('/')}/health", headers=_login(uri))
     try:
-        urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).close()
+        urlopen(health, timeout=PROBE_TIMEOUT_S).close()
     except HTTPError as error:
         if error.code >= 500:  # a gateway without its server; any other code is an answer
             raise Unavailable(_message(uri, error)) from error
     except (OSError, ValueError) as error:
         raise Unavailable(_message(uri, error)) from error
+
+
+def _login(uri: str) -> dict[str, str]:
+    """The header for an address with a login in it, which urllib would take for a part of the host's name."""
+    login, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return {"Authorization": f"Basic {b64encode(unquote(login).encode()).decode()}"} if at else {}
 
 
 def _open_database(uri: str) -> "MlflowClient":
@@ -162,11 +176,11 @@ def follow_home(path: Path) -> None:
     root = artifact_root()
     with closing(sqlite3.connect(path, timeout=5)) as database, database:
         for table, column in LOCATIONS:
-            others = f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE 'file:%/mlartifacts/%'"  # noqa: S608
+            others = f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE 'file:%/mlartifacts/%'"
             for (location,) in database.execute(others).fetchall():
                 here = f"{root}/{location.partition('/mlartifacts/')[2]}"
                 if here != location and (_exists(here) or not _exists(location)):
-                    database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (here, location))  # noqa: S608
+                    database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (here, location))
 
 
 def _exists(location: str) -> bool:

@@ -72,9 +72,7 @@ class MlflowRuns:
         from mlflow import entities
 
         source, profile = json.dumps({"uri": dataset.source}), json.dumps(dict(dataset.counts))
-        described = entities.Dataset(
-            dataset.name, dataset.digest[:DIGEST_CHARACTERS], "local", source, profile=profile
-        )
+        described = entities.Dataset(dataset.name, dataset.digest[:DIGEST_CHARACTERS], "local", source, profile=profile)
         role = entities.InputTag("mlflow.data.context", dataset.role)
         with self.reaching():
             self.client.log_inputs(run, [entities.DatasetInput(described, [role])])

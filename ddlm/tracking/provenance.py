@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import ddlm
 
 ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://\S+")
 QUERY_VALUE = re.compile(r"([?&;#][^=&;#\s]+=)[^&\s]+")
-NAMED_OVERRIDES = 3
-"""How many settings a run's name holds."""
+NAMED_OVERRIDES, BRIEF_CHARACTERS = 3, 24
+"""How many settings a run's name holds, and how much of each one's value."""
 
 
 def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -48,9 +49,29 @@ def _login_as(address: str, login: str) -> str:
     return f"{scheme}{separator}{login}{behind}" if is_login else address
 
 
+def name_of(experiment: str, overrides: Mapping[str, Any]) -> str:
+    """`quick learning_rate=0.01 at cc06000`: what an experiment's runs are told apart by in a list."""
+    changed = [f"{key.rpartition('.')[2]}={_brief(value)}" for key, value in sorted(overrides.items())]
+    more = ["…"] if len(changed) > NAMED_OVERRIDES else []
+    commit = commit_of_code()
+    return " ".join([experiment, *changed[:NAMED_OVERRIDES], *more, *([f"at {commit[:7]}"] if commit else [])])
+
+
+def _brief(value: Any) -> str:
+    text = without_password(value if isinstance(value, str) else json.dumps(value))
+    return text if len(text) <= BRIEF_CHARACTERS else f"…{text[-BRIEF_CHARACTERS:]}"
+
+
+def command() -> str:
+    """`ddlm run configs/quick.toml`, as it was typed; of other programs their name."""
+    program, *arguments = sys.argv
+    name = Path(program).name
+    return shlex.join([name, *map(without_password, arguments)]) if name == "ddlm" else name
+
+
 def origin() -> dict[str, str]:
     """Tags: our version, the host, the command, and the git commit where the code stands in a repository."""
-    tags = {"ddlm.version": ddlm.__version__, "host": socket.gethostname(), "command": Path(sys.argv[0]).name}
+    tags = {"ddlm.version": ddlm.__version__, "host": socket.gethostname(), "command": command()}
     commit = commit_of_code()
     if commit:
         tags["git.commit"] = commit

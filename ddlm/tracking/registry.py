@@ -108,9 +108,9 @@ class Registry:
     def crown(self, version: Version) -> None:
         """Make a version champion, and remember which ones were so before."""
         before = self.aliases().get(CHAMPION)
-        earlier = [number for number in self.champions() if number != before] + [before] * bool(before)
+        earlier = [*self.champions(), *([before] if before else [])]
         self.point(CHAMPION, version)
-        self._remember([*earlier, version.number])
+        self._remember([*(number for number in dict.fromkeys(earlier) if number != version.number), version.number])
 
     def restore(self, version: Version) -> None:
         """Make an earlier champion champion again; those after it are forgotten."""

@@ -27,7 +27,8 @@ def track() -> Callable[..., Tracker]:
     """Makes trackers that flush only when a stage ends, unless told otherwise."""
 
     def make(backend: str = "mlflow", uri: str | None = None, *, flush_every_s: float = 60.0, **given) -> Tracker:
-        config = TrackingConfig(backend=backend, uri=uri, flush_every_s=flush_every_s)
-        return Tracker(config, experiment="tale", params=given.get("params", {}), tags=given.get("tags", {}))
+        settings = {name: given.pop(name) for name in ("system_metrics",) if name in given}
+        config = TrackingConfig(backend=backend, uri=uri, flush_every_s=flush_every_s, **settings)
+        return Tracker(config, experiment="tale", **{"params": {}, "tags": {}, **given})
 
     return make

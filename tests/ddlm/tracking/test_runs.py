@@ -1,5 +1,7 @@
 """What a run leaves in an MLflow database."""
 
+import json
+import math
 import signal
 import socket
 import subprocess
@@ -12,18 +14,12 @@ import pytest
 
 from ddlm import __version__
 from ddlm.tracking import provenance
+from ddlm.tracking.backends import Dataset
 from ddlm.tracking.mlflow_client import connect
 
 
 def client_of(home):
     return connect(f"sqlite:///{home / 'mlflow.db'}")
-
-
-def nested(client, parent_id):
-    """The nested runs by name."""
-    experiment = client.get_run(parent_id).info.experiment_id
-    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent_id}'")
-    return {run.info.run_name: run for run in runs}
 
 
 def test_a_tracker_opens_nothing_before_a_stage_builds(home):
@@ -38,23 +34,117 @@ def test_a_tracker_opens_nothing_before_a_stage_builds(home):
     assert not home.exists()
 
 
-def test_stages_are_runs_nested_in_one_parent(stored_home, track):
-    tracker = track(tags={"prefect.flow_run_id": "flow-1"})
-    for name in ("corpus", "tokenizer"):
+def test_the_stages_of_an_experiment_report_to_one_run(stored_home, track):
+    tracker = track(tags={"prefect.flow_run_id": "flow-1"}, params={"seed": 3}, name="tale seed=3")
+    for name in ("corpus", "train"):
         with tracker.stage(name) as run:
-            assert run.id
-    tracker.finish({})
+            assert run.id == tracker.run_id
+    run.log({"train/nll_nats": 2.0, "val/nll_nats": 1.0}, 1)
+    tracker.finish({"evaluation/nll_nats": 0.5})
     client = client_of(stored_home)
     assert (tracker.address(), tracker.address("report.html")) == (None, None)  # a database has no pages
-    parent = client.get_run(tracker.run_id)
-    assert parent.info.run_name == "tale"
-    assert client.get_experiment(parent.info.experiment_id).name == "tale"
-    assert parent.data.tags["prefect.flow_run_id"] == "flow-1"
-    assert parent.data.tags["ddlm.version"] == __version__
-    assert parent.data.tags["host"] == socket.gethostname()
-    runs = nested(client, tracker.run_id)
-    assert set(runs) == {"corpus", "tokenizer"}
-    assert {run.info.status for run in [parent, *runs.values()]} == {"FINISHED"}
+    found = client.get_run(tracker.run_id)
+    experiment = client.get_experiment(found.info.experiment_id)
+    assert [each.info.run_id for each in client.search_runs([experiment.experiment_id])] == [tracker.run_id]
+    assert (found.info.run_name, found.info.status, experiment.name) == ("tale seed=3", "FINISHED", "tale")
+    assert found.data.tags["prefect.flow_run_id"] == "flow-1"
+    assert found.data.tags["ddlm.version"] == __version__
+    assert found.data.tags["host"] == socket.gethostname()
+    assert found.data.params == {"seed": "3"}
+    assert {"stage/corpus_s", "stage/train_s", "train/nll_nats", "evaluation/nll_nats"} <= set(found.data.metrics)
+
+
+def test_metrics_have_the_names_too_by_which_people_look_for_them(stored_home, track):
+    tracker = track()
+    with tracker.stage("train") as run:
+        run.log({"train/nll_nats": 2.0, "val/nll_nats": 1.0}, 5)
+    tracker.finish({"evaluation/nll_nats": 0.5})
+    found = client_of(stored_home).get_run(tracker.run_id).data.metrics
+    assert (found["train/loss"], found["val/loss"]) == (2.0, 1.0)
+    assert found["val/perplexity"] == pytest.approx(math.e)
+    assert found["evaluation/perplexity"] == pytest.approx(math.exp(0.5))
+
+
+def test_a_run_names_its_data(stored_home, track):
+    tracker = track()
+    with tracker.stage("corpus"):
+        pass
+    data = [Dataset("tale", "abc-train", "training", "stories.txt", {"rows": 12.0})]
+    tracker.finish({}, datasets=data)
+    (used,) = client_of(stored_home).get_run(tracker.run_id).inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("tale", "abc-train")
+    assert json.loads(used.dataset.source) == {"uri": "stories.txt"}
+    assert json.loads(used.dataset.profile) == {"rows": 12.0}
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+
+
+def test_an_experiment_opens_as_model_training(stored_home, track):
+    client = client_of(stored_home)
+    client.create_experiment("tale")  # as earlier releases did
+    tracker = track()
+    with tracker.stage("corpus"):
+        pass
+    tracker.finish({})
+    tags = client.get_experiment_by_name("tale").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_run_says_how_busy_the_machine_was_unless_that_is_turned_off(stored_home, track, monkeypatch):
+    monkeypatch.setattr("ddlm.tracking.system.EVERY_S", 0.05)
+    found = []
+    for is_wanted in (True, False):
+        tracker = track(system_metrics=is_wanted)
+        with tracker.stage("train"):
+            deadline = time.monotonic() + 10
+            while is_wanted and not tracker._outbox._pending and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(0.2)
+        tracker.finish({})
+        found.append(client_of(stored_home).get_run(tracker.run_id).data.metrics)
+    assert "system/cpu_utilization_percentage" in found[0]
+    assert not [name for name in found[1] if name.startswith("system/")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ({}, "quick"),
+        ({"training.learning_rate": 0.01, "seed": 2}, "quick seed=2 learning_rate=0.01"),
+        ({"tracking.uri": "http://u:secret@h"}, "quick uri=http://***@h"),
+        ({key: 1 for key in "abcd"}, "quick a=1 b=1 c=1 …"),
+    ],
+)
+def test_a_run_is_named_by_what_differs_and_by_its_commit(overrides, name):
+    commit = provenance.commit_of_code()
+    assert provenance.name_of("quick", overrides) == f"{name} at {commit[:7]}"
+
+
+def test_the_command_is_what_was_typed_without_its_secrets(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/ddlm", "run", "a b.toml", "--set", "tracking.uri=http://u:p@ss@h"])
+    assert provenance.command() == "ddlm run 'a b.toml' --set 'tracking.uri=http://***@h'"
+    monkeypatch.setattr(sys, "argv", ["/prefect/engine.py", "secret"])
+    assert provenance.command() == "engine.py"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown", "bare"),
+    [
+        ("https://me:secret@h", "https://***@h", "https://h"),
+        ("http://u:se@cret@h:5000/x", "http://***@h:5000/x", "http://h:5000/x"),
+        ("postgresql://u:se/cret@h/db", "postgresql://***@h/db", "postgresql://h/db"),
+        ("http://u:se?c#ret@h", "http://***@h", "http://h"),
+        ("http://secret@h", "http://***@h", "http://h"),
+        ("postgresql://h/db?user=u&password=sec#ret", "postgresql://h/db?user=***&password=***", None),
+        ("https://h/?token=secret", "https://h/?token=***", None),
+        ("http://h/#access_token=secret", "http://h/#access_token=***", None),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("s3://bucket/a@b", "s3://bucket/a@b", "s3://bucket/a@b"),
+    ],
+)
+def test_passwords_are_struck_out_of_addresses(address, shown, bare):
+    assert provenance.without_password(address) == shown
+    assert provenance.without_password(f"refused: {address} and more") == f"refused: {shown} and more"
+    assert provenance.without_login(address) == (bare or shown)
 
 
 def test_metrics_keep_the_step_and_the_time_at_which_they_were_logged(stored_home, track):
@@ -168,8 +258,8 @@ def test_a_failing_stage_fails_its_run_and_its_error_passes(stored_home, track):
         build()
     tracker.fail()
     client = client_of(stored_home)
-    assert client.get_run(runs[0]).info.status == "FAILED"
-    assert client.get_run(runs[0]).data.metrics == {"train/nll_nats": 3.0}
+    assert client.get_run(runs[0]).data.metrics["train/nll_nats"] == 3.0
+    assert client.get_run(runs[0]).data.tags["ddlm.failed_stage"] == "train"
     assert client.get_run(tracker.run_id).info.status == "FAILED"
 
 
@@ -226,7 +316,7 @@ def test_a_stage_that_a_thread_still_builds_ends_with_its_run(stored_home, track
     assert client_of(stored_home).get_run(run.id).info.status == "KILLED"
     assert not list((stored_home / "spool").iterdir())
     stage.__exit__(None, None, None)  # the thread is done after all
-    assert client_of(stored_home).get_run(run.id).info.status == "FINISHED"
+    assert client_of(stored_home).get_run(run.id).info.status == "KILLED"
     assert not list((stored_home / "spool").iterdir())
 
 
@@ -250,7 +340,7 @@ def test_the_parent_ends_with_scores_files_and_tags(stored_home, track, tmp_path
     tracker.finish({"evaluation/bits_per_byte": 1.25}, uploads, {"digest.train": "abc"})
     client = client_of(stored_home)
     parent = client.get_run(tracker.run_id)
-    assert parent.data.metrics == {"evaluation/bits_per_byte": 1.25}
+    assert parent.data.metrics["evaluation/bits_per_byte"] == 1.25
     assert parent.data.tags["digest.train"] == "abc"
     assert parent.info.artifact_uri.startswith((stored_home / "mlartifacts").as_uri())
     for folder in ("bundle", "copies/bundle"):
@@ -259,15 +349,13 @@ def test_the_parent_ends_with_scores_files_and_tags(stored_home, track, tmp_path
     assert [item.path for item in client.list_artifacts(tracker.run_id, "evaluation")] == ["evaluation/report.html"]
 
 
-def test_stages_in_parallel_threads_keep_their_metrics_apart(stored_home, track):
+def test_stages_in_parallel_threads_share_the_run(stored_home, track):
     tracker = track(flush_every_s=0.01)
     together = threading.Barrier(3)
-    ids = {}
 
     def build(name):
         together.wait()
         with tracker.stage(name) as run:
-            ids[name] = run.id
             for step in range(200):
                 run.log({f"{name}/value": float(step)}, step)
 
@@ -278,10 +366,8 @@ def test_stages_in_parallel_threads_keep_their_metrics_apart(stored_home, track)
         thread.join()
     tracker.finish({})
     client = client_of(stored_home)
-    assert set(nested(client, tracker.run_id)) == set(ids)
-    for name, run_id in ids.items():
-        assert set(client.get_run(run_id).data.metrics) == {f"{name}/value"}
-        assert len(client.get_metric_history(run_id, f"{name}/value")) == 200
+    for name in ("evaluate", "render", "export"):
+        assert len(client.get_metric_history(tracker.run_id, f"{name}/value")) == 200
 
 
 def test_a_deleted_mlflow_experiment_comes_back_with_its_next_run(stored_home, track):

@@ -77,7 +77,7 @@ def test_a_run_without_its_server_goes_on_at_once_and_says_so_once(home, track, 
     assert "\n" not in warning
     (path,) = (home / "spool").iterdir()
     rows = [row for event in events_in(path) if event["call"] == "metrics" for row in event["arguments"]["rows"]]
-    assert len(rows) == 2001
+    assert len([row for row in rows if row[0] == "train/nll_nats"]) == 2000
 
 
 def test_a_spooled_run_is_delivered_by_the_next_run_with_its_own_times(blocked, home, track, tmp_path):
@@ -101,13 +101,11 @@ def test_a_spooled_run_is_delivered_by_the_next_run_with_its_own_times(blocked, 
     assert second.info.run_id == later.run_id
     assert first.data.params == {"seed": "7"}
     assert first.data.tags["prefect.flow_run_id"] == "flow-1"
-    assert first.data.metrics == {"evaluation/bits_per_byte": 1.5}
+    assert first.data.metrics["evaluation/bits_per_byte"] == 1.5
     assert first.info.status == "FINISHED"
     assert before <= first.info.start_time <= first.info.end_time <= after
     assert [item.path for item in client.list_artifacts(first.info.run_id, "evaluation")] == ["evaluation/report.html"]
-    train = all_runs(uri)["train"]
-    assert train.data.tags["mlflow.parentRunId"] == first.info.run_id
-    (metric,) = client.get_metric_history(train.info.run_id, "train/nll_nats")
+    (metric,) = client.get_metric_history(first.info.run_id, "train/nll_nats")
     assert (metric.step, metric.value) == (10, 5.0)
     assert before <= metric.timestamp <= after
     assert list((home / "spool").iterdir()) == []
@@ -149,7 +147,7 @@ def test_a_store_that_recovers_takes_metrics_again_in_the_same_run(stored_home, 
         break_metrics(stored_home / "mlflow.db", mend=True)
         run.log({"train/nll_nats": 4.0}, 3)
         tracker._outbox.flush()
-        assert client.get_run(run.id).data.metrics == {"train/nll_nats": 4.0}
+        assert client.get_run(run.id).data.metrics["train/nll_nats"] == 4.0
     tracker.finish({})
     assert len(client.get_metric_history(run.id, "train/nll_nats")) == 3
 
@@ -200,7 +198,7 @@ def test_a_spooled_run_returns_to_its_own_experiment(blocked, home, track):
     other.finish({})
     client = connect(uri)
     assert len(_parents(client)) == 1
-    assert len(client.search_runs([client.get_experiment_by_name("saga").experiment_id])) == 2
+    assert len(client.search_runs([client.get_experiment_by_name("saga").experiment_id])) == 1
 
 
 def test_a_run_that_was_killed_while_spooling_is_delivered_as_killed(opened, stored_home):

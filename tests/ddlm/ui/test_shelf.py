@@ -5,6 +5,7 @@ import shutil
 import time
 
 import pytest
+from mlflow.models import Model
 
 from ddlm.artifacts import check
 from ddlm.config import UserError, home
@@ -23,16 +24,18 @@ def experiments(tiny_model):
 
 
 @pytest.fixture
-def published(tiny_model, migrated):
+def published(tiny_model, migrated, tmp_path):
     """Two versions of a registered model, the second with an alias; and somebody else's model."""
     home().mkdir(parents=True, exist_ok=True)
     shutil.copy(migrated, home() / "mlflow.db")
     runs = MlflowRuns(None)
     runs.open()
     run = runs.client.create_run(runs.client.create_experiment("hare", (home() / "mlartifacts").as_uri()))
-    runs.client.log_artifacts(run.info.run_id, str(tiny_model), "model/artifacts/train")
+    folder = tmp_path / "mlflow-model"
+    shutil.copytree(tiny_model, folder / "artifacts" / "model")
+    Model().save(folder / "MLmodel")
     for name in ("ddlm-hare", "ddlm-hare", "somebody-elses"):
-        version = Registry(runs, name).add(run.info.run_id, {"digest.train": check(tiny_model, verify=True)})
+        version = Registry(runs, name).add(run.info.run_id, folder, {"digest.train": check(tiny_model, verify=True)})
         Registry(runs, name).point("champion", version)
 
 
