@@ -77,8 +77,19 @@ def _run_stages(
     found = {entry.name: entry for entry in entry_points(group="ddlm.flows")}
     if "full-pipeline" not in found:
         raise UserError("the flows are not installed; run `pip install -e .` in the project, or give --no-prefect")
-    summary: Summary = found["full-pipeline"].load()(session, str(path), overrides, until)
+    summary: Summary = found["full-pipeline"].load()(session, str(path), _without_login(overrides), until)
     return summary
+
+
+def _without_login(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Prefect keeps a run's parameters, so an address with a login goes by the environment."""
+    from ddlm.tracking.provenance import without_password
+
+    uri = overrides.get("tracking.uri")
+    if not isinstance(uri, str) or without_password(uri) == uri:
+        return overrides
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    return {**overrides, "tracking.uri": None}
 
 
 def is_behind_the_first_rank() -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddlm.artifacts import digest_of, write_atomically
 from ddlm.config import home
-from ddlm.experiment.view import relative, require_folder_name
+from ddlm.experiment.view import plain, relative, require_folder_name
 from ddlm.tracking.comparison import UNKNOWN, Choice, Group, RunSearch, grouped, rows
 
 
@@ -62,7 +62,7 @@ def markdown_table(group: Sequence[Mapping[str, Any]]) -> list[str]:
 def shown(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    return f"{value:.4f}" if isinstance(value, float) else plain(str(value))
 
 
 def draw(groups: Sequence[Group], folder: Path) -> list[Path]:

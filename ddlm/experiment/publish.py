@@ -226,7 +226,8 @@ def _compare(
     theirs = registry.download_scores(champion, rows, workspace.scratch) if is_same_text else None
     if theirs:
         return decide(read_scores(workspace.inputs["evaluate"] / ROW_NATS), read_scores(theirs), seed=seed)
-    return _compare_anew(registry, workspace, champion, seed, "its rows are gone" if is_same_text else "a new text")
+    why = "since its rows are gone" if is_same_text else "on the new evaluation text"
+    return _compare_anew(registry, workspace, champion, seed, why)
 
 
 def _compare_anew(registry: Registry, workspace: Workspace, champion: Version, seed: int, why: str) -> Decision:
@@ -236,9 +237,9 @@ def _compare_anew(registry: Registry, workspace: Workspace, champion: Version, s
     try:
         theirs = rescored(fetch(registry, champion), workspace.inputs["corpus"], settings)
     except UserError as error:
-        return Decision(False, f"it has to be scored anew ({why}), and {error}")
+        return Decision(False, f"it has to be scored anew {why}, and {error}")
     decision = decide(read_scores(evaluated / ROW_NATS), theirs, seed=seed)
-    return replace(decision, reason=f"{decision.reason}, the champion scored anew ({why})")
+    return replace(decision, reason=f"{decision.reason}, the champion scored anew {why}")
 
 
 def rescored(model: Path, corpus: Path, settings: Mapping[str, Any]) -> StoryScores:

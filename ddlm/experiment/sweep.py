@@ -17,7 +17,7 @@ from ddlm.config import UserError, dump_toml, home
 from ddlm.evaluation.measures import numbers_of
 from ddlm.experiment.stages import Session, run_plainly
 from ddlm.experiment.trials import VALIDATIONS, Plan, Result, Trial
-from ddlm.experiment.view import relative
+from ddlm.experiment.view import relative, shareable
 from ddlm.tracking import BACKENDS
 from ddlm.tracking.outbox import Outbox
 from ddlm.tracking.provenance import flat, origin
@@ -159,7 +159,7 @@ class Sweep:
             reasons = "; ".join(sorted({each.reason for each in results if each.reason})) or "all were pruned"
             raise UserError(f"sweep {self.name}: no trial was completed: {reasons}")
         best = min(complete, key=lambda each: self._sign * (each.value or 0.0))
-        write_atomically(self.folder / "best.toml", dump_toml(self.plan.experiment_of(best.choice)).encode())
+        write_atomically(self.folder / "best.toml", dump_toml(shareable(self.plan.experiment_of(best.choice))).encode())
         self._write_table()
         self.outbox.log(self.run, {f"best/{self.plan.metric}": best.value or 0.0}, step=0)
         self.outbox.tag(self.run, {"ddlm.best_trial": str(best.number)})

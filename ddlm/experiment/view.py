@@ -15,6 +15,7 @@ from ddlm.artifacts import MANIFEST, RUN_RECORD, Artifact, ArtifactStore, digest
 from ddlm.config import UserError, dump_toml, home
 from ddlm.evaluation.measures import headlines, numbers_of
 from ddlm.experiment import Experiment
+from ddlm.tracking.provenance import without_login
 
 PLACES = {"train": "model", "evaluate": "", "render": "", "export": "", "publish": ""}
 """Which stages a view shows, and in which of its folders."""
@@ -62,8 +63,21 @@ class Summary:
         lines = [f"## {self.name}", "", "| score | value |", "|---|---|"]
         lines += [f"| {label} | {value} |" for label, value in self.headlines]
         lines += ["", *(f"- {stage}: {state}" for stage, state in self.stages.items())]
-        lines += ["", f"> {self.best_sample}", "", f"Folder: `{relative(self.folder)}`", "", self.decision]
+        lines += ["", quoted(self.best_sample), "", f"Folder: `{relative(self.folder)}`", "", plain(self.decision)]
         return "\n".join(lines)
+
+
+MARKUP = re.compile(r"[^\w\s,.?'\"-]|_|(?<=\w)\.(?=\w)|^\s*[-.]|(?<=^\d)\.", re.MULTILINE)
+
+
+def plain(text: str) -> str:
+    """Text that a page of Markdown shows as it is: what a model writes makes no heading, picture, link or tag of it."""
+    return MARKUP.sub(lambda found: "".join(f"&#{ord(sign)};" for sign in found[0]), text)
+
+
+def quoted(text: str) -> str:
+    """A quotation of a text with all its lines."""
+    return "\n".join(f"> {plain(line)}  " for line in text.splitlines())
 
 
 def relative(path: Path) -> Path:
@@ -94,13 +108,22 @@ def place_of(name: str) -> Path:
     return link
 
 
+def shareable(experiment: Experiment) -> Experiment:
+    """Without the login that its tracking server's address may have."""
+    tracking = experiment.tracking
+    if tracking.uri is None:
+        return experiment
+    public = tracking.model_copy(update={"uri": without_login(tracking.uri)})
+    return experiment.model_copy(update={"tracking": public})
+
+
 def assemble(experiment: Experiment, done: Mapping[str, Artifact]) -> Path:
     """Swap in `outputs/<name>/`: a link to a folder named by its content. The same content costs nothing.
 
     A run that stopped before training leaves an older view as it is: it has nothing to show instead.
     """
     content = {stage: artifact.digest for stage, artifact in done.items()}
-    content["experiment"] = dump_toml(experiment)
+    content["experiment"] = dump_toml(shareable(experiment))
     link = place_of(experiment.name)
     if link.is_symlink() and "train" not in done:
         return link
@@ -126,7 +149,7 @@ def _fill(folder: Path, experiment: Experiment, done: Mapping[str, Artifact]) ->
                 _copy(item, temporary / place / item.name)
     if "corpus" in done:
         (temporary / HELD_OUT).symlink_to(os.path.relpath(done["corpus"].path / HELD_OUT, folder))
-    toml = dump_toml(experiment)
+    toml = dump_toml(shareable(experiment))
     used = {stage: f"{stage}/{artifact.key}" for stage, artifact in done.items()}
     (temporary / USED).write_text(json.dumps(used, indent=1))
     (temporary / "experiment.toml").write_text(toml)

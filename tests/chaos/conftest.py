@@ -172,19 +172,18 @@ class Plane:
         return {path: path.stat().st_mtime_ns for path in self.home.glob(f"artifacts/[!.]*/*/{MANIFEST}")}
 
     def steps(self, run: UUID) -> list[int]:
-        """Steps in MLflow's record of the training that came to its end in this flow run, as often as they stand there.
-
-        The record above it is that of an attempt, and may have ended badly after the training.
+        """Steps in MLflow's record of the attempt at this flow run in which the training came to its end, as often as
+        they stand there.
         """
         client = connect(self.mlflow)
         experiments = [each.experiment_id for each in client.search_experiments()]
         attempts = client.search_runs(experiments, f"tags.`prefect.flow_run_id` = '{run}'")
-        below = "tags.`mlflow.parentRunId` = '{}' and tags.`ddlm.stage` = 'train' and attributes.status = 'FINISHED'"
-        found = [
-            each for parent in attempts for each in client.search_runs(experiments, below.format(parent.info.run_id))
+        (whole,) = [
+            each
+            for each in attempts
+            if "stage/train_s" in each.data.metrics and each.data.tags.get("ddlm.failed_stage") != "train"
         ]
-        (stage,) = found
-        return [point.step for point in client.get_metric_history(stage.info.run_id, "train/nll_nats")]
+        return [point.step for point in client.get_metric_history(whole.info.run_id, "train/nll_nats")]
 
     def curve(self, run: UUID) -> list[int]:
         """Steps of the curve that the run's training wrote."""

@@ -105,7 +105,7 @@ def test_a_champion_that_can_not_be_scored_on_the_new_text_stays(make):
     run(make())
     publication = run(make(0.5, data="text-2"))
     assert publication["aliases"] == {"challenger": "2", "champion": "1"}
-    assert "it has to be scored anew (a new text), and model " in publication["reason"]
+    assert "it has to be scored anew on the new evaluation text, and model " in publication["reason"]
     assert "tokenizer.json, tokenizer_config.json missing" in publication["reason"]
 
 
@@ -122,7 +122,7 @@ def test_a_champion_without_its_rows_is_scored_anew_and_stays_where_that_fails(m
     rows.unlink()
     publication = run(make(0.5))
     assert publication["aliases"]["champion"] == "1"
-    assert "it has to be scored anew (its rows are gone), and model " in publication["reason"]
+    assert "it has to be scored anew since its rows are gone, and model " in publication["reason"]
 
 
 def test_a_moved_home_keeps_its_files_and_finds_those_of_its_champion(make, home, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from safetensors.torch import load_file, save_file
 
 from ddlm.artifacts import Artifact, Unlogged, Workspace, seal, sha256_file
@@ -18,6 +20,7 @@ from ddlm.data.corpus import read_stories
 from ddlm.evaluation.scores import data_digest
 from ddlm.experiment import evaluations, load_experiment, publish, registered
 from ddlm.experiment.stages import Session, run_plainly
+from ddlm.generation import DiffusionPipeline
 from ddlm.tracking import TrackingConfig
 
 SETTINGS = {"stories": 8, "masks_per_row": 4, "seed": 1}
@@ -140,8 +143,27 @@ def test_files_that_are_not_those_published_are_not_taken(
     publish_on(tiny_model, "old")
     (weights,) = home.glob("mlartifacts/**/artifacts/**/model.safetensors")
     damage(weights)
-    with pytest.raises(UserError, match="version 1: the files of its run are gone or are not those published"):
+    with pytest.raises(UserError, match="version 1: its files are gone or are not those published; make another"):
         registered.weights_of_champion("tale", None)
+
+
+def test_a_version_that_somebody_registered_by_hand_is_one_line(
+    publish_on: Publish, tiny_model: Path, client: MlflowClient
+) -> None:
+    publish_on(tiny_model, "old")
+    made = client.create_model_version("ddlm-tale", client.get_model_version("ddlm-tale", "1").source)
+    client.set_registered_model_alias("ddlm-tale", "champion", str(made.version))
+    for use in (partial(registered.weights_of_champion, "tale", None), partial(evaluate, "ddlm-tale@champion", None)):
+        with pytest.raises(UserError, match="ddlm-tale version 2: has no tag digest.train, so its files can't be"):
+            use()
+
+
+def test_what_mlflow_downloads_holds_a_model_folder(
+    publish_on: Publish, tiny_model: Path, client: MlflowClient
+) -> None:
+    publish_on(tiny_model, "old")
+    found = download_artifacts(client.get_model_version_download_uri("ddlm-tale", "1"))
+    assert DiffusionPipeline.from_pretrained(Path(found) / "artifacts" / "model").generate("Once").samples
 
 
 def test_an_experiment_without_a_champion_has_no_weights(home: Path) -> None:
@@ -204,7 +226,7 @@ def test_an_evaluation_is_tracked_with_its_text_and_its_version(
     (run,) = client.search_runs([experiment.experiment_id], "tags.`ddlm.model` = 'ddlm-tale/1'")
     text = data_digest(read_stories(corpora["new"], "validation"))
     assert run.data.tags["data_digest"] == text
-    assert run.data.metrics == found.scores
+    assert found.scores.items() <= run.data.metrics.items()
     assert found.scores["evaluation/bits_per_byte"] > 0
     assert {"report.html", "scores.json"} <= {item.path for item in client.list_artifacts(run.info.run_id)}
 

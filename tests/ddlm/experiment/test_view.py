@@ -1,18 +1,21 @@
 """`outputs/<name>/`: assembled, swapped in, and what it protects from collection."""
 
+import html
 import json
 import os
+import re
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from ddlm.artifacts import Artifact, ArtifactStore
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
 from ddlm.experiment.stages import Session
-from ddlm.experiment.view import assemble, best_sample, in_use, program, summarise
+from ddlm.experiment.view import assemble, best_sample, in_use, program, quoted, summarise
 
 
 @pytest.fixture
@@ -85,6 +88,29 @@ def test_editing_the_view_does_not_touch_the_store(artifact: Artifact, tiny: Exp
     link = assemble(tiny, {"train": artifact})
     (link / "model" / "config.json").write_text("mine")
     assert (artifact.path / "config.json").read_text() == "{}"
+
+
+def test_a_login_is_not_kept_with_the_results(artifact: Artifact, tiny: Experiment) -> None:
+    tracking = tiny.tracking.model_copy(update={"uri": "http://u:se@cret@127.0.0.1:1"})
+    link = assemble(tiny.model_copy(update={"tracking": tracking}), {"train": artifact})
+    kept = (link / "experiment.toml").read_text() + (link / "model" / "experiment.toml").read_text()
+    assert 'uri = "http://127.0.0.1:1"' in kept
+    assert "cret" not in kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "![t](http://evil/x.png)", "a\n\n![t](http://evil/x.png)", "<img src=x onerror=alert(1)>", "# big\n---\n- one",
+        "1. one", "`code` *b* _i_ [a]: x", "| a | b |", "www.evil.example", "a&lt;b>",
+    ],
+)  # fmt: skip
+def test_what_a_model_writes_is_no_markup_of_a_page(text: str) -> None:
+    shown = MarkdownIt("gfm-like").render(quoted(text))
+    tags = set(re.findall(r"<(\w+)", shown))
+    assert tags <= {"blockquote", "p", "br"}
+    words = html.unescape(re.sub(r"<[^>]*>", " ", shown)).split()
+    assert words == text.split()
 
 
 def test_a_folder_of_the_users_is_not_replaced(artifact: Artifact, tiny: Experiment, tmp_path: Path) -> None:
