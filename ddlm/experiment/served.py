@@ -1,13 +1,10 @@
 """What MLflow runs to serve a registered model: prompts in, texts out. Copied into every version; never imported."""
 
-import warnings
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
-
-# With the type hints that MLflow asks for it would take no plain string.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class StoryTeller(PythonModel):  # type: ignore[misc]
@@ -18,8 +15,10 @@ class StoryTeller(PythonModel):  # type: ignore[misc]
 
         self.pipeline = DiffusionPipeline.from_pretrained(context.artifacts["model"])
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """A list of texts. model_input: one column of prompts, which MLflow makes of a string or a list, too."""
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[str]:
+        """model_input: one column of prompts, which MLflow makes of a string or a list, too."""
         del context
         return self._write(model_input.iloc[:, 0].tolist(), **params or {})
 

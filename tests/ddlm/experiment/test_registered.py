@@ -154,7 +154,7 @@ def test_a_version_that_somebody_registered_by_hand_is_one_line(
     made = client.create_model_version("ddlm-tale", client.get_model_version("ddlm-tale", "1").source)
     client.set_registered_model_alias("ddlm-tale", "champion", str(made.version))
     for use in (partial(registered.weights_of_champion, "tale", None), partial(evaluate, "ddlm-tale@champion", None)):
-        with pytest.raises(UserError, match="ddlm-tale version 2: has no tag digest.train, so its files can't be"):
+        with pytest.raises(UserError, match=r"ddlm-tale version 2: has no tag digest\.train, so its files can't be"):
             use()
 
 

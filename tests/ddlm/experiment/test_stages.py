@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from ddlm.artifacts import Artifact, ArtifactStore, DamageError
+from ddlm.cli import explain
 from ddlm.config import UserError
 from ddlm.experiment import Experiment, fingerprint
+from ddlm.experiment.datasets import datasets
 from ddlm.experiment.fingerprint import reachable
-from ddlm.experiment.stages import STAGES, Session, needed_for
+from ddlm.experiment.stages import STAGES, NotPublished, Session, needed_for
+from ddlm.tracking.mlflow_runs import MlflowRuns
 
 INPUTS = [Artifact(name, "k", f"digest of {name}", Path(name)) for name in ("tokenizer", "shards")]
 
@@ -119,3 +122,27 @@ def test_stages_come_after_their_inputs() -> None:
     assert needed_for(None) == names
     with pytest.raises(UserError, match="unknown stage 'trian'"):
         needed_for("trian")
+
+
+def test_what_was_built_is_shown_when_it_can_not_be_published(
+    tiny_artifacts: dict[str, Artifact], tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDLM_HOME", str(tmp_path))
+    session = Session(tiny)
+    said = r"publish: MLflow at http://127\.0\.0\.1:1: .*; all else is built: give the same command again"
+    with pytest.raises(NotPublished, match=said) as end, session, session.publishing(tiny_artifacts):
+        MlflowRuns("http://127.0.0.1:1").open()
+    summary = end.value.summary
+    assert summary.decision == "not published: MLflow did not answer"
+    assert summary.stages.keys() == tiny_artifacts.keys()
+    assert (tmp_path / "tiny" / "model" / "model.safetensors").exists()
+    assert explain(end.value) == (str(end.value), 1)
+
+
+def test_a_tracked_run_names_its_corpus_and_what_the_shards_count_of_it(
+    tiny_artifacts: dict[str, Artifact], tiny: Experiment
+) -> None:
+    used = {dataset.role: dataset for dataset in datasets(tiny, tiny_artifacts)}
+    assert set(used) == {"training", "validation"}
+    assert used["training"].digest.startswith(tiny_artifacts["corpus"].digest[:16])
+    assert used["training"].counts["rows"] > used["validation"].counts["rows"] > 0

@@ -111,7 +111,7 @@ def test_a_run_says_how_busy_the_machine_was_unless_that_is_turned_off(stored_ho
         ({}, "quick"),
         ({"training.learning_rate": 0.01, "seed": 2}, "quick seed=2 learning_rate=0.01"),
         ({"tracking.uri": "http://u:secret@h"}, "quick uri=http://***@h"),
-        ({key: 1 for key in "abcd"}, "quick a=1 b=1 c=1 …"),
+        (dict.fromkeys("abcd", 1), "quick a=1 b=1 c=1 …"),
     ],
 )
 def test_a_run_is_named_by_what_differs_and_by_its_commit(overrides, name):
