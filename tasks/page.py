@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 from prefect.artifacts import create_link_artifact, create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.utilities.urls import url_for
 
 from ddlm.artifacts import RunLog
@@ -33,8 +33,10 @@ NOTED = ("val/nll_nats", "train/nll_nats")
 
 
 def flow_run_tags() -> dict[str, str]:
-    """What a tracked run is told of its flow run: the id and, where the server has pages, the address."""
+    """What a tracked run is told of its flow run: the id, how it was started, and its address, if it has a page."""
     tags = {FLOW_RUN_ID: str(flow_run.id)}
+    if deployment.name:
+        tags["command"] = f"prefect deployment run {flow_run.flow_name}/{deployment.name}"
     address = url_for("flow-run", obj_id=flow_run.id)
     return tags | {FLOW_RUN_URL: address} if address else tags
 

@@ -77,6 +77,7 @@ def _show(model: str, rows: list[dict[str, Any]]) -> None:
     for column in ("version", "aliases", "bits per byte", "measured on", "made", "why"):
         table.add_column(column, overflow="fold")
     for row in rows:
+        row["reason"] = row["reason"].removeprefix(f"{model} version {row['version']} ")
         table.add_row(*(Text(cell) for cell in _cells(row)))
     Console().print(table)
 

@@ -34,8 +34,9 @@ class Model:
     def promote(self, number: str) -> Version:
         """Make a version champion by hand."""
         version = self._version(number)
-        self.registry.crown(version)
-        self.registry.describe(version, f"{self.registry.model} version {number} was made champion by hand")
+        if CHAMPION not in version.aliases:
+            self.registry.crown(version)
+            self.registry.describe(version, f"{version.reason}; made champion by hand".removeprefix("; "))
         return version
 
     def rollback(self) -> Version:

@@ -85,6 +85,12 @@ def test_a_promotion_by_hand_can_be_taken_back_step_by_step(registry: Registry, 
         ddlm("rollback", "tale")
 
 
+def test_a_promotion_by_hand_is_noted_once_behind_the_reason(registry: Registry, ddlm: Callable[..., Result]) -> None:
+    for _ in range(2):
+        ddlm("promote", "tale", "3")
+    assert registry.versions()[-1].reason == "because of 1.75; made champion by hand"
+
+
 def test_a_champion_that_was_deleted_is_passed_over(
     registry: Registry, client: MlflowClient, ddlm: Callable[..., Result]
 ) -> None:

@@ -4,13 +4,16 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from base64 import b64encode
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from ddlm.tracking.backends import Unavailable
-from ddlm.tracking.mlflow_client import connect
+from ddlm.tracking.mlflow_client import _probe, connect
 
 PROGRAM = """
 import sys, time
@@ -76,3 +79,35 @@ def test_a_home_with_spaces_and_marks_works(tmp_path, monkeypatch, migrated, tra
     client = connect(f"sqlite:///{home / 'mlflow.db'}")
     assert [item.path for item in client.list_artifacts(tracker.run_id, "evaluation")] == ["evaluation/report.html"]
     assert list(home.rglob("report.html")) != []
+
+
+class Gate(BaseHTTPRequestHandler):
+    """A server behind a login: answers 503 to everybody else."""
+
+    def do_GET(self):
+        is_known = self.headers.get("Authorization") == f"Basic {b64encode(b'me:p@ss w').decode()}"
+        self.send_response(200 if is_known and self.path == "/health" else 503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def gate():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("login", ["me:p@ss%20w", "me:p%40ss%20w"])
+def test_a_server_is_asked_with_the_login_of_its_address(gate, login):
+    _probe(f"http://{login}@{gate}")
+
+
+def test_a_wrong_login_is_a_line_without_it(gate):
+    with pytest.raises(Unavailable, match=rf"MLflow at http://\*\*\*@{gate}: HTTP Error 503") as raised:
+        _probe(f"http://me:wrong@{gate}")
+    assert "wrong" not in str(raised.value)
