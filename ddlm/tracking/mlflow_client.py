@@ -109,6 +109,7 @@ def _probe(uri: str) -> None:
     try:
         urlopen(health, timeout=PROBE_TIMEOUT_S).close()
     except HTTPError as error:
+        error.close()
         if error.code >= 500:  # a gateway without its server; any other code is an answer
             raise Unavailable(_message(uri, error)) from error
     except (OSError, ValueError) as error:
