@@ -24,6 +24,7 @@ import httpx
 import psutil
 
 from ddlm.loopback import spare_loopback
+from ddlm.tracking.mlflow_client import follow_home
 
 STARTUP_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
@@ -223,6 +224,8 @@ def deploy() -> None:
 def start() -> None:
     prefect, mlflow, worker = services()
     prefect.start()
+    if (HOME / "mlflow.db").exists():
+        follow_home(HOME / "mlflow.db")  # the server takes the paths that it finds there
     mlflow.start()
     deploy()
     worker.start()

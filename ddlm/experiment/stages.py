@@ -191,7 +191,8 @@ class Session:
         shown = [summary.folder / name for name in names] + sorted(summary.folder.glob("*.[ps][nv]g"))
         uploads = [(path, "") for path in shown if path.exists()]
         digests = {f"ddlm.digest.{stage}": artifact.digest for stage, artifact in done.items()}
-        self.tracker.finish(summary.scores, uploads, digests | summary.tags, datasets(self.experiment, done))
+        data = datasets(self.experiment, done) if self.tracker.has_run else []
+        self.tracker.finish(summary.scores, uploads, digests | summary.tags, data)
         return summary
 
     @contextmanager

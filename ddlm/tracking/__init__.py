@@ -92,6 +92,11 @@ class Tracker:
         """The run's id in the store, None when there is none (yet)."""
         return self._outbox.known(self._run)
 
+    @property
+    def has_run(self) -> bool:
+        """Whether anything is tracked, in the store or kept for later: a run that built nothing is not."""
+        return bool(self._run)
+
     def address(self, file: str = "") -> str | None:
         """Where a browser finds the run or one of its files; None where nothing serves it."""
         return self._outbox.address(self._run, file)
