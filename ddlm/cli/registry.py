@@ -15,7 +15,7 @@ UriOption = Annotated[
     typer.Option("--uri", help="An MLflow server or store; MLFLOW_TRACKING_URI, or that of the home folder."),
 ]
 
-commands = typer.Typer(no_args_is_help=True, help="Registered models: versions, champion, and how to change it.")
+commands = typer.Typer(help="Registered models: versions, champion, and how to change it.")
 
 
 def add_to(app: typer.Typer) -> None:
