@@ -1,7 +1,11 @@
 """What `ddlm run` calls: the flow in this process, beside a server of its own."""
 
+import copy
 import logging
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ddlm.config import Unreachable, UserError
@@ -27,11 +31,50 @@ def run(
         if done is not None:
             with session:
                 return session.finish(done)
-    with embedded():
+    with embedded(), warnings_in_the_library_log():
         from flows.full_pipeline import full_pipeline  # after embedded(): it imports Prefect
 
         without_the_users_mistakes()
         return full_pipeline(experiment, overrides, until, sorted(session.force), session.verify)
+
+
+@contextmanager
+def warnings_in_the_library_log() -> Iterator[None]:
+    """Prefect's warnings and retries go where the library's lines go: in their format, above the bars. The rest of
+    what it says, our lines say too; all of it is on the run's page."""
+    from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+
+    ours = [handler for handler in logging.getLogger("ddlm").handlers if not isinstance(handler, APILogHandler)]
+    before = logging.root.handlers
+    logging.root.handlers = [
+        *(handler for handler in before if not isinstance(handler, PrefectConsoleHandler)),
+        *map(Relay, ours),
+    ]
+    try:
+        yield
+    finally:
+        logging.root.handlers = before
+
+
+class Relay(logging.Handler):
+    """Hands to another handler what is news to somebody who reads the library's log."""
+
+    def __init__(self, target: logging.Handler) -> None:
+        super().__init__()
+        self.target = target
+        self.addFilter(is_news)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Without its traceback, which DDLM_DEBUG=1 shows once, in the end."""
+        line = copy.copy(record)
+        line.exc_info = line.exc_text = None
+        self.target.handle(line)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    said = record.getMessage()
+    is_retry = bool(re.search(r"- Retry \d+/\d+ will start", said))
+    return is_retry or (record.levelno >= logging.WARNING and not said.startswith("Finished in state"))
 
 
 def without_the_users_mistakes() -> None:

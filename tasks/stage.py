@@ -22,6 +22,7 @@ from ddlm.config import UserError
 from ddlm.experiment.stages import STAGES, Session
 from tasks.page import link_to_tracked_run
 
+logger = logging.getLogger("ddlm.tasks")  # shown as the library's lines are
 TRANSIENT = (ConnectionError, TimeoutError, httpx.TransportError, requests.ConnectionError, requests.Timeout)
 """What the network breaks; huggingface_hub speaks httpx, mlflow speaks requests."""
 
@@ -91,6 +92,8 @@ def build(session: Session, name: str, *inputs: Artifact, watched: Callable[[Run
 
     logging.getLogger("ddlm").setLevel(logging.INFO)  # Prefect passes the library's lines on, but sets no level
     artifact, built = session.run(name, inputs, begin)
+    if built:
+        logger.info("%s: built", name)
     return artifact if built else Completed(name="Cached", data=artifact)
 
 
@@ -113,7 +116,10 @@ class Progress:
         else:
             ended = {stage.name: stage.submit(**self._arguments(stage)) for stage in wanted}
             wait(list(ended.values()))
-        self.done |= {name: end.result() for name, end in ended.items()}
+        for name, end in ended.items():
+            self.done[name] = end.result()
+            if name not in self.session.built:
+                logger.info("%s: cached", name)
 
     def _arguments(self, stage: Task) -> dict[str, Any]:
         return {"session": self.session} | {name: self.done[name] for name in STAGES[stage.name].inputs}

@@ -16,7 +16,7 @@ ItemT = TypeVar("ItemT")
 DONE, OPEN, QUIET = "cyan", "bright_black", "dim"
 """The terminal's own colours, so that they suit light and dark ones: what is done, what is not, what is said beside."""
 BAR_WIDTH = 24
-"""Columns, or a quarter of a narrow terminal."""
+"""Columns, or a sixth of a narrow terminal: the note behind it needs the room."""
 RECORDER: ContextVar[Console | None] = ContextVar("recorder", default=None)
 """Where a recording is made, what writes to the terminal writes here instead."""
 
@@ -73,7 +73,7 @@ def bars(screen: Console, *, transient: bool = False) -> Progress:
     """What, how far, how many, how fast, how long yet, and a note. A task has the fields `unit` and `note`."""
     return Progress(
         TextColumn("{task.description}", style="bold"),
-        BarColumn(min(BAR_WIDTH, screen.width // 4), OPEN, DONE, DONE, DONE, Column(no_wrap=True)),
+        BarColumn(min(BAR_WIDTH, screen.width // 6), OPEN, DONE, DONE, DONE, Column(no_wrap=True)),
         Count(Column(no_wrap=True)),
         Rate(Column(no_wrap=True)),
         Left(Column(no_wrap=True)),

@@ -1,4 +1,5 @@
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 
+from ddlm.cli import logging_to_stderr
 from ddlm.config import UserError, home
 from ddlm.experiment import load_experiment
 from ddlm.experiment.stages import STAGES, Session, run_plainly
@@ -149,6 +151,38 @@ def test_a_users_mistake_ends_the_run_at_once_and_without_a_traceback(
     assert "Beginning flow run" in caplog.text
     assert "Traceback" not in caplog.text
     assert "no stories" not in caplog.text
+
+
+def test_the_terminal_has_one_format_and_of_prefect_its_warnings_alone(
+    work: ModuleType, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_once() -> None:
+        if work.calls.count("corpus") < 2:
+            raise ConnectionResetError("peer")
+
+    work.on_call["corpus"] = fail_once
+    monkeypatch.setattr(corpus, "retry_delay_seconds", [0])
+    with logging_to_stderr():
+        run(Session(load_experiment(TINY, FAST)), TINY, FAST, until="corpus")
+    lines = [line for line in capfd.readouterr().err.splitlines() if line[:1].isdigit()]
+    assert all(re.match(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) ", line) for line in lines)
+    assert [line for line in lines if "corpus: built" in line]
+    assert [line for line in lines if "ConnectionResetError('peer') - Retry 1/3 will start" in line]
+    assert not [line for line in lines if "Beginning flow run" in line or "Finished in state" in line]
+
+
+def test_a_failure_in_the_terminal_is_a_line_and_no_traceback(
+    work: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise FloatingPointError("overflow")
+
+    work.on_call["corpus"] = fail
+    with logging_to_stderr(), pytest.raises(FloatingPointError):
+        run(Session(load_experiment(TINY, FAST)), TINY, FAST, until="corpus")
+    said = capfd.readouterr().err
+    assert [line for line in said.splitlines() if "ERROR" in line and "overflow" in line]
+    assert "Traceback" not in said
 
 
 def test_one_failed_stage_of_three_fails_the_run_and_keeps_the_others(work: ModuleType) -> None:
