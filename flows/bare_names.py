@@ -1,5 +1,5 @@
-"""Prefect's startup plugin: lets `prefect deployment run sweep-gpu` mean sweep/sweep-gpu, and says in one line that no
-server answers, where Prefect would show a traceback.
+"""Prefect's startup plugin: lets `prefect deployment run sweep-gpu` mean sweep/sweep-gpu, names the run that it queues
+by what was asked for, and says in one line that no server answers, where Prefect would show a traceback.
 
 Prefect calls it before it parses the command line (entry point group `prefect.plugins`, switched on in prefect.toml).
 """
@@ -7,6 +7,7 @@ Prefect calls it before it parses the command line (entry point group `prefect.p
 import json
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from ssl import SSLError
 from typing import Any
@@ -22,6 +23,10 @@ PREFECT_PROGRAMS = {"prefect", "prefect.exe", "-m"}
 """What sys.argv[0] is for `prefect …` and, while its package is being imported, for `python -m prefect …`."""
 FLAGS = {"--watch"}
 """Options of `deployment run` that take no value."""
+PARAMETERS = {"-p", "--param", "--params"}
+NAME_CHARACTERS = 120
+QUEUED = ", queued"
+"""How the name ends that a run has until it begins; then flows/names.py gives it its own."""
 ASKING = {"automation", "deploy", "deployment", "flow-run", "work-pool", "work-queue"}
 """Commands that mean nothing without a server."""
 PATIENCE_S = 10.0
@@ -33,8 +38,10 @@ def setup_environment(*, ctx: HookContext) -> None:
     spare_loopback()
     if asks_a_server(sys.argv):
         require_server(ctx.api_url)
-    position = bare_name_at(sys.argv)
-    if position is not None:
+    position = deployment_at(sys.argv)
+    if position is not None and not any(word.split("=")[0] == "--flow-run-name" for word in sys.argv):
+        sys.argv += ["--flow-run-name", queued_name(sys.argv[position].rpartition("/")[2], sys.argv)]
+    if position is not None and "/" not in sys.argv[position]:
         name = sys.argv[position]
         sys.argv[position] = full_name(name, flows_of(name, ctx.api_url) if ctx.api_url else [])
         sys.stderr.write(f"deployment {name}: taken as {sys.argv[position]} (flow/deployment)\n")
@@ -100,8 +107,8 @@ def ask(url: str, question: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
-def bare_name_at(arguments: Sequence[str]) -> int | None:
-    """Where a `prefect deployment run` command has a deployment's name without its flow's."""
+def deployment_at(arguments: Sequence[str]) -> int | None:
+    """Where a `prefect deployment run` command has the deployment, by its own name alone or with its flow's."""
     words = list(arguments)
     if Path(words[0]).name not in PREFECT_PROGRAMS or "deployment" not in words:
         return None
@@ -112,5 +119,13 @@ def bare_name_at(arguments: Sequence[str]) -> int | None:
         word, before = words[position], words[position - 1]
         is_value = before.startswith("-") and before not in FLAGS and "=" not in before
         if not word.startswith("-") and not is_value:
-            return None if "/" in word else position
+            return position
     return None
+
+
+def queued_name(deployment: str, arguments: Sequence[str]) -> str:
+    """`full-pipeline experiment=configs/small.toml, queued`."""
+    words = list(arguments)
+    given = [value for option, value in pairwise(words) if option in PARAMETERS]
+    given += [word.partition("=")[2] for word in words if word.partition("=")[0] in PARAMETERS and "=" in word]
+    return " ".join([deployment, *given])[:NAME_CHARACTERS] + QUEUED

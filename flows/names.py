@@ -8,9 +8,10 @@ from prefect.runtime import flow_run
 from ddlm.config import UserError
 from ddlm.experiment import load_experiment
 from ddlm.tracking.provenance import origin
+from flows.bare_names import QUEUED
 
-OURS = re.compile(r"[a-z]+-[a-z]+|.+ at [0-9a-f]{7}\+?|.+ at no commit")
-"""Prefect's own two words, or a name from here, as a run has it that is tried again."""
+OURS = re.compile(rf"[a-z]+-[a-z]+|.+{QUEUED}|.+ at [0-9a-f]{{7}}\+?|.+ at no commit")
+"""Prefect's own two words, what a queued run is called, or a name from here, as a run has it that is tried again."""
 
 
 def run_name() -> str:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 
-from flows.bare_names import asks_a_server, bare_name_at, flows_of, full_name, require_server
+from flows.bare_names import asks_a_server, deployment_at, flows_of, full_name, queued_name, require_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,18 +25,19 @@ ROOT = Path(__file__).parents[2]
         "prefect deployment run --tag=x NAME",
         "prefect --no-prompt deployment run NAME --param experiment=configs/tiny.toml",
         "-m deployment run NAME",
+        "prefect deployment run flow/NAME --tag x",
     ],
 )
 def test_a_bare_name_is_found(command: str) -> None:
     words = command.split()
-    assert bare_name_at(words) == words.index("NAME")
+    position = deployment_at(words)
+    assert position
+    assert words[position].endswith("NAME")
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        "prefect deployment run flow/NAME",
-        "prefect deployment run flow/NAME --tag NAME",
         "prefect deployment run --id NAME",
         "prefect deployment run",
         "prefect deployment inspect NAME",
@@ -46,7 +47,7 @@ def test_a_bare_name_is_found(command: str) -> None:
     ],
 )
 def test_other_commands_are_left_alone(command: str) -> None:
-    assert bare_name_at(command.split()) is None
+    assert deployment_at(command.split()) is None
 
 
 @pytest.mark.parametrize("program", [["prefect"], [sys.executable, "-m", "prefect"]])
@@ -59,6 +60,27 @@ def test_prefect_itself_takes_the_bare_name(server: str, program: list[str]) -> 
     )  # fmt: skip
     assert "full-pipeline: taken as full-pipeline/full-pipeline" in done.stderr
     assert "Deployment 'full-pipeline/full-pipeline' not found!" in done.stdout + done.stderr
+
+
+def test_a_queued_run_is_named_by_what_was_asked_for() -> None:
+    words = ["-p", "experiment=a.toml", "--param=until=train", "--watch", "--params", '{"verify": true}']
+    assert queued_name("sweep", words) == 'sweep experiment=a.toml {"verify": true} until=train, queued'
+    assert queued_name("evaluate", []) == "evaluate, queued"
+
+
+def test_a_queued_run_has_its_name_on_the_server(server: str) -> None:
+    flow_id = httpx.post(f"{server}/flows/", json={"name": "full-pipeline"}).json()["id"]
+    schema = {"type": "object", "properties": {"experiment": {"type": "string"}}}
+    body = {"name": "named", "flow_id": flow_id, "parameter_openapi_schema": schema, "enforce_parameter_schema": False}
+    answer = httpx.post(f"{server}/deployments/", json=body)
+    assert answer.is_success, answer.text
+    for own in ([], ["--flow-run-name", "mine"]):
+        subprocess.run(
+            [sys.executable, "-m", "prefect", "deployment", "run", "named", "-p", "experiment=a.toml", *own],
+            cwd=ROOT, check=True, env={**os.environ, "PREFECT_API_URL": server},
+        )  # fmt: skip
+    found = httpx.post(f"{server}/flow_runs/filter", json={"deployments": {"name": {"any_": ["named"]}}}).json()
+    assert {run["name"] for run in found} == {"named experiment=a.toml, queued", "mine"}
 
 
 def test_every_deployment_is_found_by_its_bare_name(server: str) -> None:
