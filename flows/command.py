@@ -27,7 +27,10 @@ def run(
     Raises: what the failed stage raised.
     """
     if not os.environ.get("PREFECT_API_URL"):
-        done = session.cached(until)
+        try:
+            done = session.cached(until)
+        except Unreachable:  # the download is tried again by its task
+            done = None
         if done is not None:
             with session:
                 return session.finish(done)

@@ -2,6 +2,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
 
 from ddlm.cli import logging_to_stderr
-from ddlm.config import UserError, home
+from ddlm.config import Unreachable, UserError, home
 from ddlm.experiment import load_experiment
 from ddlm.experiment.stages import STAGES, Session, run_plainly
 from flows.command import run
@@ -131,6 +132,26 @@ def test_a_lost_connection_is_tried_again(work: ModuleType, monkeypatch: pytest.
     monkeypatch.setattr(corpus, "retry_delay_seconds", [0])
     flow(until="corpus")
     assert work.calls == ["corpus"] * 3
+
+
+def test_a_source_that_is_away_as_the_run_begins_is_tried_again_too(
+    work: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def resolve(*_: Any) -> str:
+        asked.append(1)
+        if len(asked) < 4:
+            raise Unreachable("the hub does not answer")
+        return "v1"
+
+    monkeypatch.setattr(work, "resolve", resolve, raising=False)
+    monkeypatch.setitem(STAGES, "corpus", replace(STAGES["corpus"], resolve="work:resolve"))
+    monkeypatch.setattr(work, "corpus", lambda workspace, source, **_: work.enter(workspace, "corpus"))
+    monkeypatch.setattr(corpus, "retry_delay_seconds", [0])
+    run(Session(load_experiment(TINY, FAST)), TINY, FAST, until="corpus")
+    assert work.calls == ["corpus"]
+    assert len(asked) > 3
 
 
 def test_waiting_for_the_network_takes_longer_each_time() -> None:

@@ -3,7 +3,7 @@ import pytest
 import requests
 from prefect.states import Failed
 
-from ddlm.config import UserError
+from ddlm.config import Unreachable, UserError
 from tasks.stage import is_transient
 
 
@@ -24,6 +24,7 @@ def hidden(outer: Exception, cause: Exception) -> Exception:
     [
         ConnectionResetError("peer"),
         TimeoutError("slow"),
+        Unreachable("the hub does not answer"),
         httpx.ConnectError("hub"),
         requests.Timeout("tracking"),
         wrapped(RuntimeError("API request failed"), requests.ConnectionError("tracking")),
