@@ -102,6 +102,32 @@ def test_a_run_is_named_by_what_it_is_about(parameters: dict[str, Any], about: s
     assert names.subject(parameters) == about
 
 
+@pytest.mark.parametrize(
+    ("name", "flow_name", "overrides"),
+    [
+        ("tiny", "full-pipeline", None),
+        ("retrain tiny", "retrain", {}),
+        ("own", "full-pipeline", {"name": "own"}),
+        ("tiny uri=http://***@host", "full-pipeline", {"tracking.uri": "http://me:secret@host"}),
+        ("tiny seed=2 learning_rate=0.01", "full-pipeline", {"training.learning_rate": 0.01, "seed": 2}),
+        (
+            "tiny log_every_steps=5 save_every_steps=5 steps=9 …",
+            "full-pipeline",
+            {
+                "training.steps": 9,
+                "training.save_every_steps": 5,
+                "training.log_every_steps": 5,
+                "training.validate_every_steps": 5,
+            },
+        ),
+    ],
+)
+def test_runs_of_other_settings_or_flows_have_other_names(
+    name: str, flow_name: str, overrides: dict[str, Any] | None
+) -> None:
+    assert names.title(flow_name, {"experiment": TINY, "overrides": overrides}) == name
+
+
 @pytest.mark.usefixtures("server")
 def test_a_run_is_named_by_the_commit_too_and_a_name_that_was_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     @flow(flow_run_name=run_name)
@@ -109,11 +135,11 @@ def test_a_run_is_named_by_the_commit_too_and_a_name_that_was_given_stays(monkey
         return str(flow_run.name)
 
     monkeypatch.setattr(names, "origin", lambda: {"git.commit": "0123456789", "git.dirty": "true"})
-    assert one() == "any at 0123456+"
+    assert one() == "one any at 0123456+"
     monkeypatch.setattr(names, "origin", dict)
-    assert one() == "any at no commit"
+    assert one() == "one any at no commit"
     monkeypatch.undo()
     commit = origin().get("git.commit", "no commit")
-    assert f"any at {commit[:7]}" in one()
+    assert f"one any at {commit[:7]}" in one()
     assert names.OURS.fullmatch(one())
     assert not names.OURS.fullmatch("nightly run 7")
