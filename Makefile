@@ -57,6 +57,7 @@ worker: export PREFECT_FLOWS_HEARTBEAT_FREQUENCY ?= 30
 worker: export PWD = $(CURDIR)
 
 worker: $(STAMP)
+	"$(BIN)/python" infra/second_chances.py
 	"$(BIN)/prefect" worker start --pool $(POOL) --type process --limit 1 $(QUEUES:%=--work-queue %)
 
 # Given again, it leaves the queues as they are and updates the rest. Without PWD here, each worker's own is where it

@@ -81,6 +81,7 @@ def environment() -> Iterator[None]:
         "PREFECT_LOCAL_STORAGE_PATH": str(home() / "prefect" / "results"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # for a server of the user's: infra/automations.py waits for three
         "PREFECT_LOGGING_EXTRA_LOGGERS": "ddlm",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }

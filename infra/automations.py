@@ -26,6 +26,8 @@ SETTLED_S = 30
 """How long a run has been Crashed before it is scheduled again."""
 BEGUN_S = 600
 """How long a worker may need to begin a run that it has taken: its pull steps may clone and install."""
+AGAIN = "AwaitingRetry"
+"""The state of a run that is scheduled again."""
 RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 
 ZOMBIES = AutomationCore(
@@ -59,12 +61,12 @@ SECOND_CHANCE = AutomationCore(
     ),
     actions=[
         ChangeFlowRunState(
-            name="AwaitingRetry", state=StateType.SCHEDULED, message="crashed; it continues at its last checkpoint"
+            name=AGAIN, state=StateType.SCHEDULED, message="crashed; it continues at its last checkpoint"
         )
     ],
 )
 STATES = (
-    "Running", "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Late", "Paused", "Completed", "Failed",
+    "Running", "Scheduled", AGAIN, "AwaitingConcurrencySlot", "Late", "Paused", "Completed", "Failed",
     "Crashed", "Cancelling", "Cancelled",
 )  # fmt: skip
 """What a run may become that a worker has taken."""
@@ -81,7 +83,7 @@ NEVER_BEGUN = AutomationCore(
     ),
     actions=[
         ChangeFlowRunState(
-            name="AwaitingRetry",
+            name=AGAIN,
             state=StateType.SCHEDULED,
             message=f"a worker took it and had not begun after {BEGUN_S} s",
         )

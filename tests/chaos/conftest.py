@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Crashed
 
 from ddlm.artifacts import MANIFEST, check
 from ddlm.tracking.mlflow_client import connect
@@ -121,6 +123,17 @@ class Plane:
             deployment = client.read_deployment_by_name("full-pipeline/full-pipeline")
             return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
 
+    def crash(self, run: UUID) -> None:
+        """What a worker reports of a run whose process ended."""
+        with self.client as client:
+            client.set_flow_run_state(run, Crashed(), force=True)
+
+    def acted_on(self, run: UUID) -> list[str]:
+        """What automations did about the run, or tried to."""
+        wanted = {"filter": {"event": {"prefix": ["prefect.automation.action."]}}, "limit": 50}
+        found = httpx.post(f"http://127.0.0.1:{self.prefect_port}/api/events/filter", json=wanted).json()["events"]
+        return [each["event"] for each in found if str(run) in json.dumps(each)]
+
     def run(self, run: UUID) -> FlowRun:
         with self.client as client:
             return client.read_flow_run(run)
@@ -189,7 +202,7 @@ class Plane:
         """Steps of the curve that the run's training wrote."""
         name = self.run(run).parameters["overrides"]["name"]
         used = json.loads((self.home / name / "artifacts.json").read_text())
-        with (Path(used["train"]) / "curve.csv").open() as handle:
+        with (self.home / "artifacts" / used["train"] / "curve.csv").open() as handle:
             return [int(row["step"]) for row in csv.DictReader(handle)]
 
     def trained(self, run: UUID) -> list[int]:
