@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,6 +37,9 @@ HOME = Path(os.environ.get("DDLM_HOME", "outputs")).absolute()
 DEPLOYED = HOME / "control" / "deployed"
 PREFECT = f"http://127.0.0.1:{os.environ.get('PREFECT_PORT', '4200')}"
 MLFLOW = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', '5000')}"
+WORKER = socket.gethostname()
+SILENCE_S = 90.0
+"""A worker sends a sign of life every 30 s."""
 QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -50,12 +54,16 @@ WATCHED = {
     # In memory, by default: a server that is started again then refuses to renew a running flow's place among its
     # deployment's concurrent runs, and Prefect ends the flow for that.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # What the automations wait for outlives a restart, and a weekend without power.
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "flows.ordering",
+    "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
 }
 
 
 @dataclass(frozen=True)
 class Service:
-    """A process of the control plane. health: the page that answers once it is up; None: up when it is there."""
+    """A process of the control plane. health: the page of a server that answers once it is up; a worker has none, and
+    is up once the Prefect server has heard of it."""
 
     name: str
     command: tuple[str, ...]
@@ -112,7 +120,20 @@ class Service:
                 start_new_session=True,
             )
         self.record.write_text(json.dumps({"pid": process.pid, "started": process.create_time()}))
-        wait(lambda: self.health is None or answers(self.health), process, self)
+        wait(lambda: self.is_heard(process), process, self)
+
+    def is_heard(self, process: psutil.Process) -> bool:
+        return answers(self.health) if self.health else worker_is_heard(process.create_time())
+
+    def trouble(self) -> str:
+        """What is wrong with it; empty where nothing is."""
+        process = self.process()
+        if process is None:
+            left = bool(self.health and answers(self.health))
+            return "not running" + (", though what it left behind answers; make server" if left else "")
+        if process.status() == psutil.STATUS_STOPPED:
+            return f"process {process.pid} is suspended; kill -CONT {process.pid}"
+        return "" if self.is_heard(process) else f"process {process.pid} does not answer; make stop server"
 
     def require_free_port(self) -> None:
         port = int(urlsplit(str(self.health)).netloc.rpartition(":")[2])
@@ -176,7 +197,7 @@ def services() -> list[Service]:
             "worker",
             (
                 str(BIN / "prefect"), "worker", "start", "--pool", "cpu", "--type", "process", "--limit", "1",
-                "--work-queue", "training", "--work-queue", "scheduled",
+                "--work-queue", "training", "--work-queue", "scheduled", "--name", WORKER,
             ),
         ),
     ]  # fmt: skip
@@ -201,6 +222,16 @@ def answers(url: str) -> bool:
         return False
 
 
+def worker_is_heard(started: float) -> bool:
+    """Whether the Prefect server has heard of it since it started, and lately."""
+    try:
+        known = httpx.post(f"{PREFECT}/api/work_pools/cpu/workers/filter", json={}, timeout=3).raise_for_status().json()
+    except httpx.HTTPError:
+        return False
+    beats = [datetime.fromisoformat(each["last_heartbeat_time"]) for each in known if each["name"] == WORKER]
+    return any(beat.timestamp() > max(started, time.time() - SILENCE_S) for beat in beats)
+
+
 def wait(is_up: Callable[[], bool], process: psutil.Popen, service: Service) -> None:
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
@@ -221,6 +252,11 @@ def deploy() -> None:
     DEPLOYED.touch()
 
 
+def schedule_crashed() -> None:
+    """What crashed as everything did, which nobody was left to schedule again."""
+    subprocess.run([sys.executable, Path(__file__).with_name("second_chances.py")], env=environment(), check=True)
+
+
 def start() -> None:
     prefect, mlflow, worker = services()
     prefect.start()
@@ -228,6 +264,8 @@ def start() -> None:
         follow_home(HOME / "mlflow.db")  # the server takes the paths that it finds there
     mlflow.start()
     deploy()
+    if not worker.process():
+        schedule_crashed()
     worker.start()
     status()
 
@@ -235,7 +273,7 @@ def start() -> None:
 def status() -> None:
     addresses = {"prefect": PREFECT, "mlflow": MLFLOW, "worker": "pool cpu, queues training and scheduled"}
     for service in services():
-        state = addresses[service.name] if service.process() else "not running"
+        state = service.trouble() or addresses[service.name]
         sys.stdout.write(f"{service.name:8} {state:44} log: {service.log}\n")
     sys.stdout.write(f"\nexport PREFECT_API_URL={PREFECT}/api MLFLOW_TRACKING_URI={MLFLOW}\n")
 

@@ -59,13 +59,20 @@ def test_it_starts_once_mends_what_was_killed_and_stops_all_that_it_started(loca
     psutil.Process(before["mlflow"]).kill()  # its child goes on and holds the port
     psutil.Process(before["worker"]).kill()
     psutil.wait_procs([psutil.Process(before["mlflow"])] if psutil.pid_exists(before["mlflow"]) else [], 10)
-    assert running(local("status")[1]) == {"prefect"}
+    said = local("status")[1]
+    assert running(said) == {"prefect"}
+    assert "mlflow   not running, though what it left behind answers" in said
     code, said = local("start")
     assert code == 0, said
     assert running(said) == set(SERVICES)
     after = pids(tmp_path)
     assert after["prefect"] == before["prefect"]
     assert not any(process.is_running() for process in orphans)
+
+    suspended = psutil.Process(after["mlflow"])
+    suspended.suspend()
+    assert f"mlflow   process {suspended.pid} is suspended; kill -CONT {suspended.pid}" in local("status")[1]
+    suspended.resume()
 
     started = [each for pid in after.values() for each in (psutil.Process(pid), *psutil.Process(pid).children())]
     assert local("stop")[0] == 0
@@ -85,6 +92,16 @@ def test_a_port_that_is_taken_is_one_line_and_starts_nothing(local, tmp_path):
     assert line.startswith(f"prefect: port {port} is taken")
     assert "PREFECT_PORT" in line
     assert not list((tmp_path / "control").glob("*.json"))
+
+
+def test_a_worker_that_ends_at_once_is_told_and_not_shown_as_running(local, tmp_path):
+    assert local("start")[0] == 0
+    worker = psutil.Process(pids(tmp_path)["worker"])
+    worker.kill()
+    code, said = local("start", PREFECT_WORKER_QUERY_SECONDS="never")
+    assert code == 1
+    assert "worker: did not come up (exit code 1); its last words are in" in said.splitlines()[-1]
+    assert running(local("status")[1]) == {"prefect", "mlflow"}
 
 
 def test_an_unknown_action_is_one_line(local):
