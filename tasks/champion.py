@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from ddlm.experiment import Experiment
-from ddlm.experiment.registered import weights_of_champion
+from ddlm.model.registered import weights_of_champion
 from tasks.stage import RETRIES
 
 logger = logging.getLogger("ddlm.flows")  # shown as the library's lines are

@@ -20,7 +20,7 @@ from ddlm.evaluation import EvaluationConfig, frontier, measures, plots, report
 from ddlm.evaluation.scores import Evaluation, evaluate
 from ddlm.evaluation.written import Written
 from ddlm.generation import DiffusionPipeline
-from ddlm.model.folder import WEIGHTS
+from ddlm.model.source import WEIGHTS
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from ddlm.config import Section, UserError, home, parse, with_overrides
 from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import BUDGETS, EvaluationConfig
 from ddlm.evaluation.measures import headlines, numbers_of
-from ddlm.experiment import registered
-from ddlm.experiment.registered import Registered
 from ddlm.experiment.view import relative
+from ddlm.model import registered
+from ddlm.model.registered import Registered
+from ddlm.model.source import WEIGHTS, find_folder
 from ddlm.tracking import Tracker, TrackingConfig
 
 Budget = Literal["quick", "standard", "full"]
@@ -83,8 +84,7 @@ def _model_folder(model: str, found: Registered | None) -> tuple[Path, str]:
     """Where the model lies, and what its scores call it."""
     if found:
         return registered.fetch(found.registry, found.version), found.name
-    from ddlm.generation.source import find_folder
-    from ddlm.model.folder import WEIGHTS, read_folder
+    from ddlm.model.folder import read_folder
 
     folder = find_folder(model)
     read_folder(folder)

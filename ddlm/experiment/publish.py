@@ -20,7 +20,7 @@ from ddlm.artifacts import Workspace, check
 from ddlm.config import UserError
 from ddlm.evaluation.likelihood import bootstrap_interval
 from ddlm.evaluation.measures import numbers_of
-from ddlm.experiment.registered import fetch
+from ddlm.model.registered import fetch
 from ddlm.tracking import TrackingConfig
 from ddlm.tracking.backends import NewRun, Row, now_ms
 from ddlm.tracking.mlflow_runs import MlflowRuns

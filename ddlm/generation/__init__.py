@@ -19,11 +19,11 @@ from ddlm.generation.drafts import Draft
 from ddlm.generation.frames import MASK_SIGN, Frame, Span, Tile, with_number_of_steps
 from ddlm.generation.results import Generation, Sample, Score
 from ddlm.generation.runner import Compile, Runner
-from ddlm.generation.source import find_folder
 from ddlm.generation.writing import Engine, Writing
 from ddlm.model.device import pick_inference_device, pick_precision
 from ddlm.model.folder import ModelFolder, load_model, save_weights
 from ddlm.model.reuse import BlockReuse, reuse_of
+from ddlm.model.source import find_folder
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
 
@@ -73,7 +73,7 @@ class DiffusionPipeline:
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         compile: Compile = "auto",
     ) -> "DiffusionPipeline":
-        """Load a model folder, else the last run of the experiment of that name, else a hub id (with a slash).
+        """Load a MODEL: a folder, an experiment, a registered model or a hub id, as find_folder says.
 
         device: as torch names it, or "auto". Raises: UserError naming what is missing or damaged.
         """

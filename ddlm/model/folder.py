@@ -12,14 +12,12 @@ from torch import Tensor
 
 from ddlm.config import Section, UserError, parse
 from ddlm.model import ModelConfig, require_causal
+from ddlm.model.source import CONFIG, WEIGHTS, require_files
 from ddlm.model.transformer import Denoiser
 
 FORMAT_VERSION = 3
 """2: activation, soft cap, time and attention are in the architecture. 3: the rows' layout. Older folders have the
 defaults of what they lack."""
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
-FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 
 
 class ModelFolder(Section):
@@ -77,11 +75,7 @@ def read_folder(folder: Path) -> ModelFolder:
     """Raises: UserError when a file is missing, is a pickle, or config.json can't be used."""
     if not folder.is_dir():
         raise UserError(f"model {folder}: no such folder; give a model folder, an experiment's name or a hub id")
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
-        hint = f"; {pickles[0]} is a pickle, which ddlm never loads: convert it to {WEIGHTS}" if pickles else ""
-        raise UserError(f"model {folder}: {', '.join(missing)} missing{hint or '; copy the whole folder again'}")
+    require_files(folder)
     try:
         document = json.loads((folder / CONFIG).read_bytes())
     except ValueError as error:

@@ -6,18 +6,30 @@ from ddlm.artifacts import sha256_file
 from ddlm.config import UserError
 from ddlm.diffusion import ObjectiveConfig
 from ddlm.model import ModelConfig
+from ddlm.model.source import WEIGHTS, find_folder
 from ddlm.training import TrainingConfig
 
 
 def resolve(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> dict[str, str]:
-    """Digests of the weights or the checkpoint. Raises: UserError for a folder without weights."""
+    """Digests of the weights or the checkpoint. Raises: UserError for a model or checkpoint that is not there."""
     del model, objective
-    starts = {"init_from": training.init_from, "resume_from": training.resume_from}
-    return {name: _digest(name, folder) for name, folder in starts.items() if folder}
+    digests = {}
+    if training.init_from:
+        digests["init_from"] = sha256_file(weights_of(training.init_from))
+    if training.resume_from:
+        path = Path(training.resume_from) / WEIGHTS
+        if not path.is_file():
+            raise UserError(f"training.resume_from {path.parent}: no {WEIGHTS} in it; give a checkpoint's folder")
+        digests["resume_from"] = sha256_file(path)
+    return digests
 
 
-def _digest(key: str, folder: str) -> str:
-    path = Path(folder) / "model.safetensors"
+def weights_of(model: str) -> Path:
+    """The weights of the MODEL that training.init_from names. Raises: UserError when it names nothing."""
+    try:
+        path = find_folder(model) / WEIGHTS
+    except UserError as error:
+        raise UserError(f"training.init_from: {error}") from None
     if not path.is_file():
-        raise UserError(f"training.{key} {folder}: no model.safetensors in it; give an existing folder")
-    return sha256_file(path)
+        raise UserError(f"training.init_from {model}: no {WEIGHTS} in it; give a MODEL")
+    return path

@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 
 from ddlm.config import UserError
 from ddlm.model.device import has_bfloat16, pick_precision
+from ddlm.model.source import WEIGHTS
 from ddlm.model.transformer import Denoiser
 from ddlm.training import TrainingConfig, checkpoint
 from ddlm.training.distributed import Ranks, like
+from ddlm.training.sources import weights_of
 from ddlm.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ def start(state: TrainState, training: TrainingConfig, begun: Path | None, ranks
             _require_same_run(begun, checkpoint.state_of(begun)["identity"], state.identity)
         state.restore(begun, ranks)
     elif training.init_from:
-        _take_weights(state.model, Path(training.init_from))
+        _take_weights(state.model, weights_of(training.init_from).parent)
         state.is_past_start = True
 
 
@@ -61,7 +63,7 @@ def _require_same_run(path: Path, saved: Mapping[str, object], own: Mapping[str,
 
 
 def _take_weights(model: Denoiser, folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
+    weights = load_file(folder / WEIGHTS)
     wanted = {name: tuple(value.shape) for name, value in model.named_parameters()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))

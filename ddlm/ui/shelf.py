@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from ddlm.config import UserError, home
-from ddlm.experiment import registered
 from ddlm.generation import DiffusionPipeline, find_folder
+from ddlm.model import registered
+from ddlm.model.source import find_here
 from ddlm.tracking.backends import Unavailable
 from ddlm.tracking.mlflow_runs import MlflowRuns
 from ddlm.tracking.registry import Registry
@@ -56,8 +57,9 @@ class Shelf:
         self.first, self.precision = first, precision
         self._given: Path | None = None
         if Path(first).is_dir() or not (own_folder(first).is_dir() or registered.NAME.fullmatch(first)):
-            self._given = find_folder(first).resolve()
-            self.first = first if not Path(first).is_dir() else label_of(self._given)
+            found = find_folder(first)
+            self._given = found.resolve()
+            self.first = label_of(Path(os.path.abspath(found))) if find_here(first) else first  # noqa: PTH100 (links keep their names)
         self._loaded: OrderedDict[Path, Loaded] = OrderedDict()
         self._lock = threading.Lock()
         self._registered: list[str] = []
@@ -101,7 +103,7 @@ class Shelf:
     def ask_registry(self) -> None:
         """Ask in the background, if there is a registry and it was not asked lately: a page waits for no server."""
         with self._lock:
-            if not has_registry() or time.monotonic() - self._asked_at < FRESH_S:
+            if not registered.has_registry() or time.monotonic() - self._asked_at < FRESH_S:
                 return
             self._asked_at = time.monotonic()
         threading.Thread(target=self._ask, name="registry", daemon=True).start()
@@ -121,11 +123,6 @@ def own_folder(name: str) -> Path:
 def label_of(folder: Path) -> str:
     """What visitors read: where it lies on this machine is not for them."""
     return folder.parent.name if folder.name == "model" else folder.name
-
-
-def has_registry() -> bool:
-    """Without one, asking would make an empty database."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (home() / "mlflow.db").exists()
 
 
 def registered_names() -> list[str]:

@@ -17,11 +17,16 @@ from safetensors.torch import load_file, save_file
 from ddlm.artifacts import Artifact, Unlogged, Workspace, seal, sha256_file
 from ddlm.config import UserError
 from ddlm.data.corpus import read_stories
+from ddlm.diffusion import SamplingConfig
+from ddlm.evaluation import EvaluationConfig, sources
 from ddlm.evaluation.scores import data_digest
-from ddlm.experiment import evaluations, load_experiment, publish, registered
+from ddlm.experiment import evaluations, load_experiment, publish
 from ddlm.experiment.stages import Session, run_plainly
 from ddlm.generation import DiffusionPipeline
+from ddlm.model import registered
+from ddlm.model.source import find_folder
 from ddlm.tracking import TrackingConfig
+from ddlm.training.sources import weights_of
 
 SETTINGS = {"stories": 8, "masks_per_row": 4, "seed": 1}
 TINY = Path(__file__).parents[3] / "configs" / "tiny.toml"
@@ -134,6 +139,26 @@ def test_a_version_is_fetched_once_and_lies_at_the_same_place(
     assert sha256_file(folder / WEIGHTS) == sha256_file(tiny_model / WEIGHTS)
     shutil.rmtree(home / "mlartifacts")
     assert registered.weights_of_champion("tale", None) == folder
+
+
+def test_a_registered_model_is_a_model_everywhere(publish_on: Publish, tiny_model: Path, home: Path) -> None:
+    publish_on(tiny_model, "old")
+    folder = registered.weights_of_champion("tale", None)
+    names = ("ddlm-tale@champion", "ddlm-tale/1", "models:/ddlm-tale@champion", "models:/ddlm-tale/1")
+    for name in names:
+        assert find_folder(name) == folder
+    assert weights_of(names[0]) == folder / WEIGHTS  # type: ignore[operator]
+    assert sources.resolve(SamplingConfig(), EvaluationConfig(twin=names[0])) == sources.resolve(
+        SamplingConfig(), EvaluationConfig(twin=str(folder))
+    )
+    with pytest.raises(UserError, match=r"model models:/m-0123: wanted models:/NAME@ALIAS or models:/NAME/NUMBER"):
+        find_folder("models:/m-0123")
+
+
+def test_where_nothing_was_registered_nothing_is_made_to_ask(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model ddlm-tale@champion: nothing was registered in .*MLFLOW_TRACKING_URI"):
+        find_folder("ddlm-tale@champion")
+    assert not list(tmp_path.rglob("mlflow.db"))
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other weights")])

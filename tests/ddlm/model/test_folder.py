@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from ddlm.config import UserError
-from ddlm.model.folder import CONFIG, FORMAT_VERSION, ModelFolder, load_model, read_folder
+from ddlm.model.folder import FORMAT_VERSION, ModelFolder, load_model, read_folder
+from ddlm.model.source import CONFIG
 from ddlm.model.transformer import Denoiser
 
 Build = Callable[..., Denoiser]

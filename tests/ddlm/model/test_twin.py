@@ -16,8 +16,9 @@ from ddlm.diffusion.sampler import denoise
 from ddlm.diffusion.tokens import Draw
 from ddlm.experiment import Experiment
 from ddlm.model import ModelConfig
-from ddlm.model.folder import CONFIG, ModelFolder, load_model, read_folder
+from ddlm.model.folder import ModelFolder, load_model, read_folder
 from ddlm.model.reuse import BlockReuse
+from ddlm.model.source import CONFIG
 from ddlm.model.transformer import Denoiser
 
 Build = Callable[..., Denoiser]

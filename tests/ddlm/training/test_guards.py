@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
-from ddlm.model.folder import WEIGHTS, save_weights
+from ddlm.model.folder import save_weights
+from ddlm.model.source import WEIGHTS
 from ddlm.training import TrainingConfig, checkpoint, loop, progress
 from ddlm.training.distributed import Ranks
 from ddlm.training.interruption import postponed

@@ -9,10 +9,11 @@ from mlflow.models import Model
 
 from ddlm.artifacts import check
 from ddlm.config import UserError, home
+from ddlm.model.registered import has_registry
 from ddlm.tracking.mlflow_runs import MlflowRuns
 from ddlm.tracking.registry import Registry
 from ddlm.ui import shelf as shelves
-from ddlm.ui.shelf import Shelf, has_registry
+from ddlm.ui.shelf import Shelf
 
 
 @pytest.fixture
@@ -50,6 +51,8 @@ def test_where_a_folder_lies_on_this_machine_is_nobodys_business(tiny_model, tmp
     assert shelf.names() == ["hen"]
     assert shelf.open("hen").pipeline.seq_len == 64
     assert Shelf(str(tmp_path / "hen" / "model" / "..") + "/model").names() == ["hen"]
+    (tmp_path / "owl").symlink_to(tmp_path / "hen")  # as an experiment's folder leads to one that a digest names
+    assert Shelf(str(tmp_path / "owl")).names() == ["owl"]
 
 
 def test_an_experiment_that_ran_again_is_the_new_one(experiments, tiny_model, tmp_path):

@@ -1,4 +1,4 @@
-"""Which folder MODEL means."""
+"""Which folder MODEL means. Light to import: what is not there is said before anybody waits for torch."""
 
 import json
 from pathlib import Path
@@ -7,30 +7,55 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
 from ddlm.config import Unreachable, UserError, home, shortened
-from ddlm.model.folder import CONFIG, FILES
+from ddlm.model import registered
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FILES = (CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 PATIENCE_S = 10.0
 WITHIN = ("model", "*", "artifacts/*")
 """Where a folder that is no model folder may hold one: an experiment's view, and what MLflow hands out."""
 
 
 def find_folder(name: str | Path) -> Path:
-    """The folder that MODEL means: a path, an experiment or, with a slash in it, a hub id, in this order.
+    """The folder that MODEL means: a path, an experiment, a registered model or, with a slash in it, a hub id.
 
-    Raises: UserError when it means nothing. Unreachable when the hub does not answer.
+    In this order. Raises: UserError when it means nothing. Unreachable when the hub does not answer, Unavailable when
+    MLflow does not.
     """
     if not str(name).strip():
         raise UserError(f"model {str(name)!r}: wanted a folder, an experiment's name or a hub id; {_known()}")
-    path = Path(name).expanduser()
-    last = home() / str(name) / "model"
-    found = _model_in(path) or (last if (last / CONFIG).is_file() else None)
+    found = find_fetched(name)
     if found:
         return found
-    if path.is_dir():
-        return path  # whoever reads it says what is missing
     if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
     raise UserError(f"model {shortened(str(name))}: no such folder or experiment; {_known()}")
+
+
+def find_fetched(name: str | Path) -> Path | None:
+    """The same of a name that is no hub id. Raises: UserError, and Unavailable, for a registered one."""
+    found = find_here(name)
+    if found is None and (version := registered.find(str(name))):
+        return registered.fetch(version.registry, version.version)
+    return found
+
+
+def find_here(name: str | Path) -> Path | None:
+    """The folder on this machine that MODEL means, if it is a path or an experiment."""
+    path = Path(name).expanduser()
+    last = home() / str(name) / "model"
+    found = _model_in(path) or (last if (last / CONFIG).is_file() else None)
+    return found or (path if path.is_dir() else None)  # of which require_files says what is missing
+
+
+def require_files(folder: Path) -> None:
+    """Raises: UserError when one of a model folder's files is missing."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+        hint = f"{pickles[0]} is a pickle, which ddlm never loads: convert it to {WEIGHTS}" if pickles else ""
+        raise UserError(f"model {folder}: {', '.join(missing)} missing; {hint or 'copy the whole folder again'}")
 
 
 def _model_in(path: Path) -> Path | None:

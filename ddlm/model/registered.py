@@ -1,19 +1,22 @@
 """Models of MLflow's registry as folders: found by name, fetched once, checked, and kept in the store."""
 
 import logging
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from ddlm.artifacts import MANIFEST, RUN_RECORD, DamageError, check, open_store
-from ddlm.config import UserError
+from ddlm.config import UserError, home
 from ddlm.tracking.mlflow_runs import MlflowRuns
 from ddlm.tracking.registry import CHAMPION, Registry, Version
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(r"(?P<model>[\w.-]+)(?:@(?P<alias>[\w-]+)|/(?P<number>\d+))")
+SCHEME = "models:/"
+NAME = re.compile(rf"(?:{SCHEME})?(?P<model>[\w.-]+)(?:@(?P<alias>[\w-]+)|/(?P<number>\d+))")
+"""`model@alias` or `model/number`, as MLflow writes it or without its scheme."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,17 @@ class Registered:
 def find(name: str, uri: str | None = None) -> Registered | None:
     """What `model@alias` or `model/number` names; None for a name of another form, and for an existing folder.
 
-    Raises: UserError when the registry has no such version. Unavailable without MLflow.
+    Raises: UserError when there is no registry, or no such version in it. Unavailable without MLflow.
     """
     match = NAME.fullmatch(name)
     if not match or Path(name).is_dir():
+        if name.startswith(SCHEME):
+            raise UserError(f"model {name}: wanted {SCHEME}NAME@ALIAS or {SCHEME}NAME/NUMBER")
         return None
+    if not (uri or has_registry()):
+        raise UserError(
+            f"model {name}: nothing was registered in {home()}; a whole ddlm run does, or set MLFLOW_TRACKING_URI"
+        )
     runs = MlflowRuns(uri)
     runs.open()
     registry = Registry(runs, match["model"])
@@ -51,6 +60,11 @@ def find(name: str, uri: str | None = None) -> Registered | None:
             f"model {name}: no such version in {runs.store}; it has {', '.join(known) or 'none of this model'}"
         )
     return Registered(registry, match["model"], version)
+
+
+def has_registry() -> bool:
+    """Without one, asking would make an empty database."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (home() / "mlflow.db").exists()
 
 
 def fetch(registry: Registry, version: Version) -> Path:
