@@ -24,8 +24,9 @@ from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
 from ddlm.generation import DiffusionPipeline, Frame
 from ddlm.rendering import THEME_NAMES, RenderingConfig
-from ddlm.rendering.files import WRITERS, require_suffix
+from ddlm.rendering.files import WRITERS
 from ddlm.rendering.film import Film
+from ddlm.rendering.names import require_suffix
 
 PROMPT = "Once upon a time"
 

@@ -3,7 +3,9 @@
 import os
 import platform
 import shutil
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -24,7 +26,7 @@ def examine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "cores": os.cpu_count(),
         "precision": pick_precision("auto", device),
         "home": str(home()),
@@ -34,6 +36,15 @@ def examine() -> dict[str, Any]:
         "prefect_server": _server(os.environ.get("PREFECT_API_URL"), "/health"),
         "mlflow_server": _server(os.environ.get("MLFLOW_TRACKING_URI"), "/health"),
     }
+
+
+def processor() -> str:
+    """As its maker calls it, where the system says so; else its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

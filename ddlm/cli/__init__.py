@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from ddlm import __version__
 from ddlm.artifacts import DamageError
 from ddlm.cli import machine, models, page, registry, runs, writing
 from ddlm.cli.refusals import UsageError, refusal
-from ddlm.config import Unreachable, UserError
+from ddlm.config import Unreachable, UserError, home
 from ddlm.loopback import spare_loopback
 
 app = typer.Typer(
@@ -31,11 +32,11 @@ for part in (runs, writing, models, page, registry, machine):
 
 INTERRUPTED = 130
 STORAGE_FAULTS = {
-    errno.ENOSPC: "the disk is full; free some room and run the same command again, it continues",
-    errno.EDQUOT: "the disk quota is used up; free some room and run the same command again, it continues",
-    errno.EROFS: "the file system is read-only; set DDLM_HOME to a folder that can be written",
-    errno.EACCES: "no permission; set DDLM_HOME to a folder that can be written",
-    errno.EPERM: "no permission; set DDLM_HOME to a folder that can be written",
+    errno.ENOSPC: "the disk is full; free some room and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some room and run the same command again",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
 }
 
 
@@ -109,8 +110,16 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, (DamageError, Unreachable)):
         return " ".join(str(error).split()), 1
     if isinstance(error, OSError) and error.errno in STORAGE_FAULTS:
-        return f"{error.filename or 'writing'}: {STORAGE_FAULTS[error.errno]}", 2
+        return f"{error.filename or 'writing'}: {STORAGE_FAULTS[error.errno]}{where_else(error)}", 2
     return f"{type(error).__name__}: {' '.join(str(error).split())} (DDLM_DEBUG=1 shows where)", 1
+
+
+def where_else(error: OSError) -> str:
+    """The remedy for a place that can't be written: ddlm's own is moved, the user's is theirs to name."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    is_own = not error.filename or Path(os.fsdecode(error.filename)).is_relative_to(home())
+    return "; set DDLM_HOME to a folder that can be written" if is_own else "; give a path in a folder of yours"
 
 
 def fail(line: str, code: int) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ddlm.artifacts import collect_shared, open_store, parents_of, size_bytes
+from ddlm.cli.loading import saying
+from ddlm.cli.paths import expanded, make_folder
 from ddlm.config import UserError
 from ddlm.experiment import Experiment, load_experiment
 
@@ -45,7 +47,9 @@ def bench_train(
     set_: SetOption = None,
     json_: JsonOption = False,
     steps: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 10,
-    profile: Annotated[Path | None, typer.Option(help="Write a torch trace into this folder.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Write a torch trace into this folder.", callback=expanded)
+    ] = None,
 ) -> None:
     """Training steps by part, against the rate at which this machine multiplies matrices.
 
@@ -91,18 +95,21 @@ def bench_sample(
 
 @bench.command("device")
 def bench_device(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `ddlm export` wrote.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="A folder that `ddlm export` wrote.", callback=expanded)
+    ],
     steps: Annotated[list[int] | None, typer.Option(min=1, help="Sampling steps; may be given again.")] = None,
     unmasking: Annotated[list[str] | None, typer.Option(help="A policy; may be given again.")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="Only graphs in this; may be given again.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Only graphs of this kind: logits or step.")] = None,
     texts: Annotated[int, typer.Option(min=1, help="Texts for each way of writing.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; every core when absent.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Stories, for bits per byte.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Stories, for bits per byte.", callback=expanded)] = None,
     rows: Annotated[int, typer.Option(min=2, help="Rows of them.")] = 16,
     judge: Annotated[str | None, typer.Option(help="A causal model of transformers: a folder or a hub id.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A folder for device.json and the plot.")
+        Path | None,
+        typer.Option("-o", "--output", help="A folder for device.json and the plot.", callback=expanded),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -119,9 +126,10 @@ def bench_device(
     given = {"steps": steps, "unmasking": unmasking, "precisions": precision, "kinds": kind}
     chosen: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value}
     plan = device.Plan(**chosen, texts=texts, threads=threads, data=data, rows=rows, judge=judge)
+    if output:
+        make_folder(output)
     found = device.measure(bundle, plan)
     if output:
-        output.mkdir(parents=True, exist_ok=True)
         (output / "device.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         trade.draw(found, output / "trade.png")
     typer.echo(json.dumps(found) if json_ else trade.table(found))
@@ -189,9 +197,11 @@ def collect_artifacts(
 
 def doctor(json_: JsonOption = False) -> None:
     """Versions, hardware, precision, servers, free disk."""
-    from ddlm.bench.doctor import examine
+    with saying("looking at this machine", quiet=json_):
+        from ddlm.bench.doctor import examine
 
-    report(examine(), json_)
+        found = examine()
+    report(found, json_)
 
 
 def experiment_of(config: Path | None, set_: list[str] | None) -> Experiment:
@@ -212,4 +222,14 @@ def report(figures: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in figures.items():
         for line in value if isinstance(value, list) else [value]:
-            typer.echo(f"{name:24} {line:,.6g}" if isinstance(line, float) else f"{name:24} {line}")
+            label = name.removesuffix("_bytes").replace("_", " ")
+            typer.echo(f"{label:24} {readable(line, is_size=name.endswith('_bytes'))}")
+
+
+def readable(value: object, *, is_size: bool) -> str:
+    """A figure as people say it; a size in GB or MB."""
+    if is_size and isinstance(value, (int, float)):
+        return f"{value / 1e9:,.1f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)

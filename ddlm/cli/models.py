@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from ddlm.cli.loading import find_model, load
+from ddlm.cli.paths import expanded, make_folder, require_readable, require_writable
 from ddlm.cli.writing import JsonOption, LengthOption, ModelArgument, PromptArgument, SeedOption, StepsOption
 from ddlm.config import Section, parse, parse_override, with_overrides
 from ddlm.diffusion import SamplingConfig
 from ddlm.experiment.evaluations import settings_of
 from ddlm.export import ExportConfig
 from ddlm.rendering import THEME_NAMES, RenderingConfig, require_theme
+from ddlm.rendering.names import require_suffix
 
 WIDE = 110
 """Columns of a terminal from which on a sentence fits beside each score."""
@@ -25,14 +28,17 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     model: ModelArgument,
-    data: Annotated[Path, typer.Option(help="Stories: parquet, jsonl or txt.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Stories: parquet, jsonl or txt.", show_default=False, callback=expanded)],
     budget: Annotated[str, typer.Option(help="quick, standard or full.")] = "standard",
     judge: Annotated[str | None, typer.Option(help="A causal model of transformers: a folder or a hub id.")] = None,
     twin: Annotated[str | None, typer.Option(help="The autoregressive MODEL to set beside it.")] = None,
     pairs: Annotated[str | None, typer.Option(help="Minimal pairs: jsonl in BLiMP's format, or a folder.")] = None,
     frontier: Annotated[bool, typer.Option("--frontier", help="Let the judge compare ways of writing.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A folder for report.html, scores.json and the pictures.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="A folder for report.html, scores.json and the pictures.", callback=expanded
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -52,13 +58,17 @@ def evaluate(
     given = {"judge": judge, "twin": twin, "pairs": pairs, "frontier": budget if frontier else None}
     chosen = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
     wanted = settings_of(budget, chosen | dict(map(parse_override, set_ or [])))
+    require_readable("--data", data)
+    for name in (model, wanted.evaluation.twin):
+        find_model(name, quiet=json_) if name else None
+    if output:
+        make_folder(output)
     from ddlm.data.corpus import read_source
+
+    stories, pipeline = read_source(data), load(model, quiet=json_)
     from ddlm.evaluation import scores, stage
     from ddlm.evaluation.sweep import Sweep, processes
-    from ddlm.generation import DiffusionPipeline
 
-    stories = read_source(data)
-    pipeline = DiffusionPipeline.from_pretrained(model, "auto")
     with processes() as (index, count):
         sweep = Sweep(wanted.evaluation.batch_size, pipeline.device, index, count, label="scoring, batches")
         found = scores.evaluate(
@@ -68,7 +78,6 @@ def evaluate(
     if found is None:
         return
     if output:
-        output.mkdir(parents=True, exist_ok=True)
         stage.write(found, output, stories)
     typer.echo(json.dumps(found.scores)) if json_ else show(found.scores)
 
@@ -93,7 +102,13 @@ def render(
     model: ModelArgument,
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="A film: .gif, .apng, .webp or .mp4. Its end: .png.", show_default=False),
+        typer.Option(
+            "-o",
+            "--output",
+            help="A film: .gif, .apng, .webp or .mp4. Its end: .png.",
+            show_default=False,
+            callback=expanded,
+        ),
     ],
     prompt: PromptArgument = "",
     theme: Annotated[str, typer.Option(help=f"{', '.join(THEME_NAMES[:-1])} or {THEME_NAMES[-1]}.")] = "paper",
@@ -128,14 +143,15 @@ def render(
     }  # fmt: skip
     chosen = {key: value for key, value in given.items() if value is not None}
     wanted = parse(Filmed, with_overrides({}, chosen | dict(map(parse_override, set_ or []))), source="render")
-    from ddlm.generation import DiffusionPipeline
-    from ddlm.rendering.files import render_file, require_suffix
-
     require_suffix(output, sheet=sheet is not None)
-    pipeline = DiffusionPipeline.from_pretrained(model, "auto")
+    require_writable(output)
+    pipeline = load(model)
+    from ddlm.rendering.files import render_file
+
     frames = pipeline.frames(wanted.rendering.prompt, sampling=wanted.sampling, seed=seed, length=length)
-    render_file(frames, output, wanted.rendering, sheet=sheet is not None)
-    typer.echo(str(output))
+    pictures = render_file(frames, output, wanted.rendering, sheet=sheet is not None)
+    shown = f"{pictures} pictures" if pictures > 1 else "a picture"
+    typer.echo(f"{output}: {shown} of {frames[-1].step} steps")
 
 
 class Filmed(Section):
@@ -147,8 +163,12 @@ class Filmed(Section):
 
 def export(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.", show_default=False)],
-    data: Annotated[Path | None, typer.Option(help="Stories to check and quantise the graphs on.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The bundle's folder.", show_default=False, callback=expanded)
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Stories to check and quantise the graphs on.", callback=expanded)
+    ] = None,
     web: Annotated[bool, typer.Option("--web", help="Instead a page that runs the model in the browser.")] = False,
     seed: SeedOption = 0,
     set_: Annotated[
@@ -167,13 +187,15 @@ def export(
       ddlm export quick --web -o site
     """
     wanted = parse(Exported, with_overrides({}, dict(map(parse_override, set_ or []))), source="export")
+    if data:
+        require_readable("--data", data)
+    require_writable(output, parents=True)
+    pipeline = load(model, "float32", device="cpu")
     from ddlm.data.corpus import read_source
     from ddlm.evaluation.subject import rows_from_texts
     from ddlm.export.stage import export_bundle
     from ddlm.export.text import Text
-    from ddlm.generation import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(model, precision="float32")
     text = None
     if data:
         limit = max(wanted.export.check_batches, wanted.export.quality_rows)

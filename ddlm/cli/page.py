@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ddlm.cli.writing import ModelArgument, PrecisionOption, require_precision
+from ddlm.cli.loading import find_model, require_precision, saying
+from ddlm.cli.writing import ModelArgument, PrecisionOption
 from ddlm.config import UserError, installing
 from ddlm.ui import Limits
 from ddlm.ui.port import address, bind
@@ -37,7 +38,7 @@ def ui(
     at_once: Annotated[int, typer.Option(min=1, help="Visitors who are written for in turns.")] = Limits.at_once,
     waiting: Annotated[int, typer.Option(min=1, help="Visitors who may queue behind them.")] = Limits.waiting,
 ) -> None:
-    """Serve a page that writes, fills gaps and shows how. MODEL may be a registered one too: NAME@ALIAS or NAME/NUMBER.
+    """Serve a page that writes, fills gaps and shows how. MODEL may be a registered one: NAME@ALIAS or NAME/NUMBER.
 
     Examples:
 
@@ -56,12 +57,15 @@ def ui(
 def serve(sock: socket.socket, model: str, precision: str, limits: Limits, *, share: bool) -> None:
     """Load the model before the page, so that a wrong name is refused soon. Raises: UserError for one."""
     os.environ |= SWITCHES
-    from ddlm.ui.shelf import Shelf
+    os.environ.pop("GRADIO_SERVER_PORT", None)  # read on import, and no server of Gradio's own is started
+    find_model(model)
+    with saying(f"loading {model} and the page"):
+        from ddlm.ui.shelf import Shelf
 
-    shelf = Shelf(model, precision)  # type: ignore[arg-type]
-    shelf.open(shelf.first)
-    from ddlm.ui import server
+        shelf = Shelf(model, precision)  # type: ignore[arg-type]
+        shelf.open(shelf.first)
+        from ddlm.ui import server
 
-    app = server.application(shelf, limits)
+        app = server.application(shelf, limits)
     typer.echo("\n".join([address(sock), *([server.share(sock)] if share else [])]))
     server.serve(sock, app)

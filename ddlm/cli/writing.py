@@ -2,21 +2,25 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddlm.cli.loading import load
 from ddlm.config import Section, UserError, parse, parse_override
 from ddlm.diffusion import SamplingConfig
 
 if TYPE_CHECKING:
     from ddlm.cli.watch import Observer
-    from ddlm.generation import DiffusionPipeline, Generation
+    from ddlm.generation import Generation
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, an experiment's name, or a hub id.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="An experiment's name, a folder, NAME@ALIAS, or a hub id.", show_default=False
+    ),
 ]
 PromptArgument = Annotated[str, typer.Argument(metavar="[PROMPT]", help="How the text begins.", show_default=False)]
 SamplesOption = Annotated[int, typer.Option("--samples", min=1, help="How many texts.")]
@@ -30,7 +34,7 @@ TopPOption = Annotated[float | None, typer.Option("--top-p", help="Draw from the
 TopKOption = Annotated[int | None, typer.Option("--top-k", help="Draw from the K likeliest tokens.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed writes the same text.")]
 LengthOption = Annotated[
-    int | None, typer.Option(help="Tokens to write after the prompt, exactly. The model decides when absent.")
+    int | None, typer.Option(min=1, help="Tokens to write after the prompt, exactly. The model decides when absent.")
 ]
 PrecisionOption = Annotated[
     str, typer.Option(help="float32: a seed's text is the same everywhere; bfloat16; auto: the faster one here.")
@@ -79,7 +83,7 @@ def generate(
     """
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
     require_sense(watch, json_)
-    pipeline = load(model, precision, compile_)
+    pipeline = load(model, precision, compile_, quiet=json_)
     wanted: dict[str, Any] = {"num_samples": samples, "sampling": sampling, "seed": seed, "length": length}
     write(lambda observer: pipeline.generate(prompt, **wanted, observer=observer), watch, json_)
 
@@ -105,7 +109,7 @@ def infill(
     """
     sampling = sampling_from(steps, unmasking, temperature, top_p, top_k, set_)
     require_sense(watch, json_)
-    pipeline = load(model, precision)
+    pipeline = load(model, precision, quiet=json_)
     wanted: dict[str, Any] = {"num_samples": samples, "sampling": sampling, "seed": seed}
     write(lambda observer: pipeline.infill(text, **wanted, observer=observer), watch, json_)
 
@@ -146,22 +150,6 @@ def read_message() -> str:
         return input("you: " if sys.stdin.isatty() else "").strip()
     except EOFError:
         return ""
-
-
-def load(model: str, precision: str, compile: str = "auto") -> "DiffusionPipeline":
-    """Raises: UserError for an unknown precision, choice or model."""
-    require_precision(precision)
-    if compile not in ("auto", "on", "off"):
-        raise UserError(f"unknown compile {compile!r}; wanted auto, on or off")
-    from ddlm.generation import DiffusionPipeline
-
-    return DiffusionPipeline.from_pretrained(model, "auto", precision, compile)  # type: ignore[arg-type]
-
-
-def require_precision(name: str) -> None:
-    """Raises: UserError for an unknown one."""
-    if name not in ("auto", "float32", "bfloat16"):
-        raise UserError(f"unknown precision {name!r}; wanted auto, float32 or bfloat16")
 
 
 def sampling_from(
@@ -219,4 +207,11 @@ def write(make: "Callable[[Observer | None], Generation]", watch: bool, as_json:
 
     with observing(watch) as observer:
         made = make(observer)
-    typer.echo(json.dumps(asdict(made)) if as_json else "\n\n".join(sample.text for sample in made.samples))
+    typer.echo(json.dumps(asdict(made)) if as_json else told_apart([sample.text for sample in made.samples]))
+
+
+def told_apart(texts: Sequence[str]) -> str:
+    """One text as it is; several, each of which may have empty lines, below its number."""
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"── {number} of {len(texts)} ──\n{text}" for number, text in enumerate(texts, 1))

@@ -46,7 +46,7 @@ def prompted(tokenizer: Tokenizer, prompt: str, number: int, *, seq_len: int, le
     if length is None and len(tokenizer.story_prefix) + len(tokens) >= seq_len:
         raise UserError(
             f"prompt: {len(tokens)} tokens, but the model writes {seq_len} in all; shorten it to at most "
-            f"{seq_len - 1 - len(tokenizer.story_prefix)} tokens, or say by length how many to write after its end"
+            f"{seq_len - 1 - len(tokenizer.story_prefix)} tokens, or give --length, how many to write after its end"
         )
     given = (*tokenizer.story_prefix, *tokens)
     word_starts = (len(given),) if is_ended else ()

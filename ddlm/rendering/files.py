@@ -9,19 +9,20 @@ import numpy as np
 from imageio.v2 import get_writer
 from PIL import Image
 
-from ddlm.config import UserError, installing
+from ddlm.config import UserError
 from ddlm.generation import Frame
 from ddlm.rendering import RenderingConfig
 from ddlm.rendering.apng import write_apng
 from ddlm.rendering.film import Film
 from ddlm.rendering.gif import write_gif
+from ddlm.rendering.names import STILL, require_suffix
 
 SHEET_GAP = 12
 """Pixels between the pictures of a contact sheet, and around them."""
 
 
-def render_file(frames: Sequence[Frame], path: Path, rendering: RenderingConfig, *, sheet: bool = False) -> None:
-    """Write the film, or, as .png, its last picture; sheet: or its contact sheet.
+def render_file(frames: Sequence[Frame], path: Path, rendering: RenderingConfig, *, sheet: bool = False) -> int:
+    """Write the film, or, as .png, its last picture; sheet: or its contact sheet. Returns how many pictures it has.
 
     Raises: UserError for another suffix, no frames, an unknown theme, a picture too small for its text, .mp4 without
     ffmpeg, or a path that can't be written.
@@ -35,34 +36,13 @@ def render_file(frames: Sequence[Frame], path: Path, rendering: RenderingConfig,
         else:
             WRITERS[path.suffix](film, partial)
         partial.replace(path)
+        return 1 if path.suffix == STILL else len(film)
     except OSError as error:
         raise UserError(
             f"output {path}: can't be written ({error.strerror or error}); give a path in a folder of yours"
         ) from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def require_suffix(path: Path, *, sheet: bool = False) -> None:
-    """Raises: UserError for a name that says neither film nor picture, and for .mp4 where no ffmpeg is."""
-    if sheet and path.suffix != ".png":
-        raise UserError(f"output {path}: a contact sheet is one picture; wanted a name ending in .png")
-    if path.suffix not in WRITERS:
-        films = ", ".join(suffix for suffix in WRITERS if suffix != ".png")
-        raise UserError(f"output {path}: wanted a name ending in {films} for the film, or .png for its last picture")
-    if path.suffix == ".mp4":
-        require_ffmpeg(path)
-
-
-def require_ffmpeg(path: Path) -> None:
-    """Raises: UserError where imageio finds none."""
-    remedy = f"run {installing('video')}, or take .gif, .apng or .webp, which need none"
-    try:
-        import imageio_ffmpeg
-
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError):
-        raise UserError(f"output {path}: .mp4 wants ffmpeg, which is not here; {remedy}") from None
 
 
 def write_film(film: Film, path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ddlm.cli import main
+from ddlm.cli import explain, main
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 TINY = str(CONFIGS / "tiny.toml")
@@ -244,3 +244,67 @@ def test_whoever_has_read_enough_ends_it_quietly(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.startswith("name")
+
+
+WITHOUT_TORCH = """
+import sys
+from ddlm.cli import main
+
+for command in {commands!r}:
+    sys.argv = ["ddlm", *command]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 2, command
+    assert "torch" not in sys.modules and "prefect" not in sys.modules, command
+"""
+
+
+def test_what_can_be_known_at_once_is_said_before_anything_heavy_is_loaded(tmp_path: Path, tiny_model: Path) -> None:
+    model, none = str(tiny_model), str(tmp_path / "none")
+    commands = [
+        ["generate", "nosuchmodel"], ["chat", none], ["ui", "nosuchmodel", "--port", "0"], ["generate", str(tmp_path)],
+        ["evaluate", model, "--data", none], ["evaluate", model, "--data", TINY, "--twin", "nosuchmodel"],
+        ["export", model, "-o", str(tmp_path / "b"), "--data", none], ["render", model, "-o", "film.avi"],
+        ["render", model, "-o", none + "/a.gif"], ["export", "nosuchmodel", "-o", str(tmp_path / "b")],
+        ["run", TINY, "--set", f"corpus.source={none}.txt"], ["run", TINY, "--until", "trian"],
+    ]  # fmt: skip
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    script = [sys.executable, "-c", WITHOUT_TORCH.format(commands=commands)]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ddlm: ")]
+    assert len(lines) == len(commands), done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["export", "-o", "/proc/x"], ["export", "--web", "-o", "/proc/a/site"], ["render", "-o", "/proc/a.gif"],
+     ["evaluate", "--data", TINY, "-o", "/proc/x"]],
+)  # fmt: skip
+def test_an_output_that_can_not_be_written_is_known_beforehand(
+    ddlm: Ddlm, tiny_model: Path, command: list[str]
+) -> None:
+    assert_refused(ddlm(command[0], str(tiny_model), *command[1:]), f"output {command[-1]}: can't be written", "yours")
+
+
+def test_a_disk_that_is_not_ours_is_not_moved_by_our_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DDLM_HOME", str(tmp_path / "home"))
+    own, other = (PermissionError(13, "no", str(tmp_path / name)) for name in ("home/artifacts/x", "bundle"))
+    assert explain(own)[0].endswith("no permission; set DDLM_HOME to a folder that can be written")
+    assert explain(other)[0].endswith("no permission; give a path in a folder of yours")
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    ddlm: Ddlm, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").symlink_to(tiny_model)
+    (tmp_path / "x.txt").write_text("One day.\n")
+    code, out, err = ddlm("render", "~/m", "--output=~/a.png", "--steps", "2")
+    assert code == 0, err
+    assert (tmp_path / "a.png").is_file()
+    assert out == f"{tmp_path / 'a.png'}: a picture of 2 steps\n"
+    assert_refused(ddlm("evaluate", "~/m", "--data=~/none.txt"), f"--data {tmp_path / 'none.txt'}: no such file")
+    assert not (tmp_path / "~").exists()

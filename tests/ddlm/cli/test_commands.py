@@ -121,5 +121,11 @@ def test_doctor_tells_versions_and_hardware(ddlm: Ddlm) -> None:
     assert {"python", "torch", "prefect", "mlflow", "device", "precision", "free_disk_bytes"} <= set(found)
 
 
+def test_doctor_says_sizes_as_people_do(ddlm: Ddlm) -> None:
+    (line,) = [line for line in ddlm("doctor").splitlines() if line.startswith("free disk ")]
+    assert line.endswith(("GB", "MB"))
+    assert "_" not in line
+
+
 def test_version(ddlm: Ddlm) -> None:
     assert ddlm("--version").strip() == "0.1.0"

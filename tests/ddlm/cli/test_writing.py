@@ -66,6 +66,12 @@ def test_stdout_holds_the_text_alone_and_a_seed_fixes_it(ddlm: Ddlm, tiny_model:
     assert ddlm("generate", str(tiny_model), "Once", *FAST, "--seed", "8")[1] != text
 
 
+def test_several_texts_are_told_apart(ddlm: Ddlm, tiny_model: Path) -> None:
+    _, one, _ = ddlm("generate", str(tiny_model), "Once", *FAST)
+    _, several, _ = ddlm("generate", str(tiny_model), "Once", *FAST, "--samples", "3")
+    assert several.startswith(f"── 1 of 3 ──\n{one}\n── 2 of 3 ──\nOnce")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -109,10 +115,10 @@ def test_what_should_work_does(ddlm: Ddlm, tiny_model: Path, arguments: list[str
         (["--seeds", "1"], "generate: unknown option --seeds; did you mean --seed"),
         (["--length"], "ddlm: --length has no value; write --length VALUE"),
         (["Once", "upon", "a"], "generate: got upon a besides all that it takes; put a text with blanks into quotes"),
-        (["--length", "0"], "length 0: wanted at least 1 token"),
-        (["--length", "-5"], "length -5: wanted at least 1 token"),
+        (["--length", "0"], "generate: --length: got '0', wanted at least 1"),
+        (["--length", "-5"], "generate: --length: got '-5', wanted at least 1"),
         (["--unmasking", "psychic"], "'left_to_right', 'confidence', 'margin'"),
-        (["--precision", "half"], "unknown precision 'half'; wanted auto, float32 or bfloat16"),
+        (["--precision", "half"], "--precision: got 'half', wanted auto, float32 or bfloat16"),
         (["--set", "sampling.threshold=0.5"], "sampling: threshold is for unmasking threshold, and that is random"),
         (["--set", "sampling.treshold=0.5"], "unknown key sampling.treshold; allowed here:"),
         (["--set", "training.steps=3"], "this command takes keys of sampling only"),

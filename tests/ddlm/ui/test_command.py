@@ -49,7 +49,7 @@ def test_a_busy_port(ddlm, taken):
         (("--port", "70000"), "port 70000: wanted 0 to 65535"),
         (("--port", "0", "--server-name", "192.0.2.1"), "port 0 at 192.0.2.1: Cannot assign requested address"),
         (("--port", "0", "--server-name", "no such host"), "port 0 at no such host: "),
-        (("--port", "0", "--precision", "half"), "unknown precision 'half'"),
+        (("--port", "0", "--precision", "half"), "--precision: got 'half'"),
         (("--port", "0"), "model owl: no such folder or experiment"),
     ],
 )
