@@ -63,7 +63,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"config {path}: no such file; configs/quick.toml is a good start") from None
     except OSError as error:
-        raise UserError(f"config {path}: can't be read ({error.strerror}); give the path of a TOML file") from None
+        raise UserError(
+            f"config {shortened(str(path))}: can't be read ({error.strerror}); give the path of a TOML file"
+        ) from None
     try:
         return tomllib.loads(raw.decode("utf-8-sig").replace("\r\n", "\n"))  # as editors on Windows save it
     except UnicodeDecodeError as error:

@@ -16,11 +16,10 @@ from ddlm import __version__
 from ddlm.artifacts import DamageError
 from ddlm.cli import machine, models, page, registry, runs, writing
 from ddlm.cli.refusals import UsageError, refusal
-from ddlm.config import Unreachable, UserError, home
+from ddlm.config import Unreachable, UserError, home, shortened
 from ddlm.loopback import spare_loopback
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -37,14 +36,21 @@ STORAGE_FAULTS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
+    errno.ENAMETOOLONG: "no file has so long a name",
 }
 
 
 @app.callback(invoke_without_command=True)
-def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def options(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         typer.echo(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    else:
+        return
+    raise typer.Exit
 
 
 def main() -> None:
@@ -110,13 +116,13 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, (DamageError, Unreachable)):
         return " ".join(str(error).split()), 1
     if isinstance(error, OSError) and error.errno in STORAGE_FAULTS:
-        return f"{error.filename or 'writing'}: {STORAGE_FAULTS[error.errno]}{where_else(error)}", 2
+        return f"{shortened(str(error.filename or 'writing'))}: {STORAGE_FAULTS[error.errno]}{where_else(error)}", 2
     return f"{type(error).__name__}: {' '.join(str(error).split())} (DDLM_DEBUG=1 shows where)", 1
 
 
 def where_else(error: OSError) -> str:
     """The remedy for a place that can't be written: ddlm's own is moved, the user's is theirs to name."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ""
     is_own = not error.filename or Path(os.fsdecode(error.filename)).is_relative_to(home())
     return "; set DDLM_HOME to a folder that can be written" if is_own else "; give a path in a folder of yours"

@@ -59,6 +59,8 @@ def bench_train(
 
       ddlm bench train configs/small.toml --set model.preset=xlarge --steps 2 --profile trace
     """
+    if profile:
+        make_folder(profile)
     from ddlm.bench.train import measure
 
     report(measure(experiment_of(config, set_), steps=steps, trace=profile), json_)
@@ -102,10 +104,12 @@ def bench_device(
     unmasking: Annotated[list[str] | None, typer.Option(help="A policy; may be given again.")] = None,
     precision: Annotated[list[str] | None, typer.Option(help="Only graphs in this; may be given again.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Only graphs of this kind: logits or step.")] = None,
-    texts: Annotated[int, typer.Option(min=1, help="Texts for each way of writing.")] = 4,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads; every core when absent.")] = None,
+    texts: Annotated[int, typer.Option(min=1, max=10_000, help="Texts for each way of writing.")] = 4,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Processor threads; every core when absent.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Stories, for bits per byte.", callback=expanded)] = None,
-    rows: Annotated[int, typer.Option(min=2, help="Rows of them.")] = 16,
+    rows: Annotated[int, typer.Option(min=2, max=10_000, help="Rows of them.")] = 16,
     judge: Annotated[str | None, typer.Option(help="A causal model of transformers: a folder or a hub id.")] = None,
     output: Annotated[
         Path | None,
@@ -137,7 +141,8 @@ def bench_device(
 
 @bench.command("roofline")
 def bench_roofline(
-    seq_len: Annotated[int, typer.Option(min=2, help="Tokens of the canvas.")] = 256, json_: JsonOption = False
+    seq_len: Annotated[int, typer.Option(min=2, max=1_000_000, help="Tokens of the canvas.")] = 256,
+    json_: JsonOption = False,
 ) -> None:
     """An ESTIMATE, on paper, of what a Jetson Orin Nano could do with every preset. Nothing is measured."""
     from ddlm.bench import roofline

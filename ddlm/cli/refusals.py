@@ -39,7 +39,7 @@ def _said(error: Any, command: str, arguments: Sequence[str]) -> str:
         return _about_an_option(error, command)
     if kind == "BadParameter":
         return f"{_name(error.param)}{_got(error.param, arguments)}, wanted {_wanted(said)}"
-    if "ommand" in said:
+    if "ommand" in said or kind == "NoArgsIsHelpError":
         return _about_a_command(error, said)
     extra = re.search(r"\(([^()]*)\)$", said)
     if extra:

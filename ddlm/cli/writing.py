@@ -23,7 +23,7 @@ ModelArgument = Annotated[
     ),
 ]
 PromptArgument = Annotated[str, typer.Argument(metavar="[PROMPT]", help="How the text begins.", show_default=False)]
-SamplesOption = Annotated[int, typer.Option("--samples", min=1, help="How many texts.")]
+SamplesOption = Annotated[int, typer.Option("--samples", min=1, max=100_000, help="How many texts.")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Sampler steps, at most.")]
 UnmaskingOption = Annotated[
     str | None,
@@ -34,7 +34,10 @@ TopPOption = Annotated[float | None, typer.Option("--top-p", help="Draw from the
 TopKOption = Annotated[int | None, typer.Option("--top-k", help="Draw from the K likeliest tokens.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed writes the same text.")]
 LengthOption = Annotated[
-    int | None, typer.Option(min=1, help="Tokens to write after the prompt, exactly. The model decides when absent.")
+    int | None,
+    typer.Option(
+        min=1, max=1_000_000, help="Tokens to write after the prompt, exactly. The model decides when absent."
+    ),
 ]
 PrecisionOption = Annotated[
     str, typer.Option(help="float32: a seed's text is the same everywhere; bfloat16; auto: the faster one here.")

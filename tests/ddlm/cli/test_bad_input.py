@@ -214,6 +214,9 @@ def main_without_exit() -> None:
         (["ui", "m", "--port", "x"], "ui: --port: got 'x', wanted a whole number"),
         (["render", "m", "--nope"], "render: unknown option --nope"),
         (["--nope"], "unknown option --nope"),
+        (["generate", "x" * 300], f"{'x' * 60}… (300 characters): no file has so long a name"),
+        (["generate", "m", "--samples", "9" * 12], "generate: --samples: got '999999999999', wanted at most 100000"),
+        (["generate", "m", "--length", "9" * 12], "generate: --length: got '999999999999', wanted at most 1000000"),
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_one_line(ddlm: Ddlm, command: list[str], said: str) -> None:
@@ -221,6 +224,12 @@ def test_a_command_line_that_makes_no_sense_is_one_line(ddlm: Ddlm, command: lis
     assert (code, out) == (2, "")
     assert err.startswith(f"ddlm: {said}")
     assert len(err.splitlines()) == 1
+
+
+def test_ddlm_alone_is_its_help(ddlm: Ddlm) -> None:
+    code, out, err = ddlm()
+    assert (code, err) == (0, "")
+    assert "generate" in out
 
 
 @pytest.mark.parametrize("command", ["generate", "infill", "chat", "evaluate", "render", "export"])
