@@ -121,7 +121,7 @@ def bench_device(
 
     Examples:
 
-      ddlm bench device bundle --data validation.parquet --judge stories15M -o measured
+      ddlm bench device bundle --data outputs/quick/validation.parquet --judge stories15M -o measured
 
       ddlm bench device bundle --steps 8 --steps 32 --unmasking confidence --unmasking random --kind logits --threads 1
     """

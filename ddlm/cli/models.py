@@ -51,9 +51,9 @@ def evaluate(
 
     Examples:
 
-      ddlm evaluate quick --data validation.parquet --budget quick --json
+      ddlm evaluate quick --data outputs/quick/validation.parquet --budget quick --json
 
-      ddlm evaluate quick --data validation.parquet --twin twin --judge stories15M --frontier -o report
+      ddlm evaluate quick --data outputs/quick/validation.parquet --twin twin --judge stories15M --frontier -o report
     """
     given = {"judge": judge, "twin": twin, "pairs": pairs, "frontier": budget if frontier else None}
     chosen = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
@@ -180,7 +180,7 @@ def export(
 
     Examples:
 
-      ddlm export quick -o bundle --data stories.txt
+      ddlm export quick -o bundle --data outputs/quick/validation.parquet
 
       ddlm export quick -o bundle --set export.lengths=[64,128] --set sampling.num_sampling_steps=32
 

@@ -214,7 +214,7 @@ def main_without_exit() -> None:
         (["ui", "m", "--port", "x"], "ui: --port: got 'x', wanted a whole number"),
         (["render", "m", "--nope"], "render: unknown option --nope"),
         (["--nope"], "unknown option --nope"),
-        (["generate", "x" * 300], f"{'x' * 60}… (300 characters): no file has so long a name"),
+        (["generate", "x" * 300], f"{'x' * 60}… (312 characters): no file has so long a name"),
         (["generate", "m", "--samples", "9" * 12], "generate: --samples: got '999999999999', wanted at most 100000"),
         (["generate", "m", "--length", "9" * 12], "generate: --length: got '999999999999', wanted at most 1000000"),
     ],
