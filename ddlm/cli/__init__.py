@@ -14,7 +14,7 @@ import typer
 
 from ddlm import __version__
 from ddlm.artifacts import DamageError
-from ddlm.cli import machine, models, page, registry, runs, writing
+from ddlm.cli import machine, models, page, registry, results, runs, writing
 from ddlm.cli.refusals import UsageError, refusal
 from ddlm.config import Unreachable, UserError, home, shortened
 from ddlm.loopback import spare_loopback
@@ -26,7 +26,7 @@ app = typer.Typer(
     help="Small discrete diffusion language models: train, judge honestly, watch denoising, put on a Jetson.",
     epilog="First run: [bold]ddlm run configs/quick.toml[/bold]",
 )
-for part in (runs, writing, models, page, registry, machine):
+for part in (runs, results, writing, models, page, registry, machine):
     part.add_to(app)
 
 INTERRUPTED = 130

@@ -203,7 +203,7 @@ def main_without_exit() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["nothing"], "unknown command 'nothing'; wanted one of run, config, generate"),
+        (["nothing"], "unknown command 'nothing'; wanted one of run, config, open, generate"),
         (["bench"], "bench: a command is missing; wanted one of tokenize, load"),
         (["artifacts"], "artifacts: a command is missing; wanted one of list, gc"),
         (["artifacts", "tidy"], "artifacts: unknown command 'tidy'; wanted one of list, gc"),
