@@ -17,10 +17,8 @@ from ddlm.evaluation.sweep import Sweep
 
 RATES = 16
 """Points of the curve, the middles of equal parts of (0, 1)."""
-REPLICATES = 2
-"""Independent masks for each row and rate: what they differ by is the error."""
-FEWEST_PASSES, MOST_PASSES = 8, 48
-"""Of S3's protocol over the rows: as many as its errors want, within these."""
+FEWEST_PASSES, MOST_PASSES, MOST_MASKS = 8, 48, 2048
+"""Of S3's protocol over the rows: as many passes as its errors want, within these; fewer where there are many rows."""
 LOSS_ERROR, ACCURACY_ERROR = 0.01, 0.002
 """Standard errors at which S3's protocol stops: below the last digits that are shown."""
 _CURVE_DRAWS, _S3_DRAWS = 3, 2
@@ -56,7 +54,7 @@ class Point:
 class Curve:
     """l(r): what a masked token costs at each mask rate.
 
-    found: float64[rows, replicates, rates, 4], of each mask the nats of all masked positions, the nats and the hits of
+    found: float64[rows, rates, 4], of each mask the nats of all masked positions, the nats and the hits of
     masked tokens of stories, and the number of those. masked: positions masked at each rate.
     """
 
@@ -64,10 +62,15 @@ class Curve:
     masked: np.ndarray
 
     def points(self) -> list[Point]:
-        masks = self.found.shape[0] * self.found.shape[1]
-        each = zip(_rates(), self.masked, *self.found.sum((0, 1)).T, strict=True)
+        each = zip(_rates(), self.masked, *self.found.sum(0).T, strict=True)
         return [
-            Point(float(rate), float(nats / (masks * k)), float(text / max(n, 1)), float(hit / max(n, 1)), int(n))
+            Point(
+                float(rate),
+                float(nats / (len(self.found) * k)),
+                float(text / max(n, 1)),
+                float(hit / max(n, 1)),
+                int(n),
+            )
             for rate, k, nats, text, hit, n in each
         ]
 
@@ -76,7 +79,7 @@ class Curve:
 
         The mean over the curve's tokens: crowded rows count for more, as there.
         """
-        _, nats, hits, asked = np.moveaxis(self.found.sum(2), -1, 0)
+        _, nats, hits, asked = np.moveaxis(self.found, -1, 0)
         (loss, loss_stderr), (accuracy, accuracy_stderr) = (_ratio(value, asked) for value in (nats, hits))
         return ProtocolScore(loss, loss_stderr, accuracy, accuracy_stderr, self.masks)
 
@@ -85,12 +88,12 @@ class Curve:
 
         The negative ELBO a position. Easy end tokens of the tail are among the positions, so it looks low.
         """
-        each = (self.found[..., 0] / self.masked).mean(2)
+        each = self.found[..., 0] / self.masked
         return ProtocolScore(*_ratio(each, np.ones_like(each)), masks=self.masks)
 
     @property
     def masks(self) -> int:
-        return int(np.prod(self.found.shape[:3]))
+        return int(np.prod(self.found.shape[:2]))
 
 
 def _rates() -> np.ndarray:
@@ -99,15 +102,22 @@ def _rates() -> np.ndarray:
 
 
 def _ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
-    """sum / sum over [rows, 2] replicates, and its standard error: what replicates differ by, row by row."""
-    total = denominators.sum()
-    ratio = numerators.sum() / max(total, 1)
+    """sum / sum over [rows, rates], and its standard error.
+
+    Neighbouring rates are pairs: by what their masks differ in a row, less what they differ by in all rows, is chance.
+    Source: Cochran, Sampling Techniques, 5A.12: collapsed strata.
+    """
+    total, count = max(denominators.sum(), 1), len(numerators)
+    ratio = numerators.sum() / total
     residual = numerators - ratio * denominators
-    return float(ratio), float(np.sqrt(((residual[:, 0] - residual[:, 1]) ** 2).sum()) / max(total, 1))
+    apart = residual[:, 0::2] - residual[:, 1::2]
+    if count > 1:
+        apart = (apart - apart.mean(0)) * math.sqrt(count / (count - 1))
+    return float(ratio), float(np.sqrt((apart**2).sum()) / total)
 
 
 def curve(denoiser: Denoiser, rows: Rows, *, mask_id: int, end_id: int, seed: int, sweep: Sweep = Sweep()) -> Curve:
-    """Two masks of exactly each rate's share for each row."""
+    """One mask of exactly each rate's share for each row."""
     seq_len = rows.tokens.shape[1]
     count = np.ceil(_rates() * seq_len).astype(int)
 
@@ -116,12 +126,12 @@ def curve(denoiser: Denoiser, rows: Rows, *, mask_id: int, end_id: int, seed: in
         is_text = torch.from_numpy(is_text_position(rows)[numbers]) & (x_0.cpu() != end_id)
         masks = torch.from_numpy(np.stack([_masks(seed, row, count, seq_len) for row in numbers]))
         found = []
-        for is_masked in masks.flatten(1, 2).unbind(1):
+        for is_masked in masks.unbind(1):
             made = guess_masked(denoiser, x_0, is_masked.to(x_0.device), mask_id)
             asked = is_masked & is_text
             parts = (made.nats.sum(1), (made.nats * is_text).sum(1), (made.is_hit & is_text).sum(1), asked.sum(1))
             found.append(torch.stack(parts, dim=1))
-        return torch.stack(found, dim=1).view(len(numbers), REPLICATES, RATES, 4).numpy()
+        return torch.stack(found, dim=1).numpy()
 
     return Curve(sweep.over(score, len(rows)), count)
 
@@ -137,7 +147,8 @@ def s3_protocol(denoiser: Denoiser, rows: Rows, *, mask_id: int, seed: int, swee
     the same. Passes are independent, so what they differ by is the error.
     """
     passes: list[np.ndarray] = []
-    while len(passes) < MOST_PASSES and not (len(passes) >= FEWEST_PASSES and _is_sure(passes)):
+    most = min(MOST_PASSES, max(FEWEST_PASSES, MOST_MASKS // len(rows)))
+    while len(passes) < most and not (len(passes) >= FEWEST_PASSES and _is_sure(passes)):
         passes.append(_s3_pass(denoiser, rows, mask_id, seed, len(passes), sweep))
     (loss, loss_stderr), (accuracy, accuracy_stderr) = _s3_means(passes)
     return ProtocolScore(loss, loss_stderr, accuracy, accuracy_stderr, masks=len(passes) * len(rows))
@@ -184,9 +195,9 @@ def _stratified(seed: int, number: int, count: int) -> np.ndarray:
 
 
 def _masks(seed: int, row: int, count: np.ndarray, seq_len: int) -> np.ndarray:
-    """bool[replicates, rates, seq_len]: so many masked positions at each rate, every such set equally likely."""
+    """bool[rates, seq_len]: so many masked positions at each rate, every such set equally likely."""
     rng = np.random.default_rng((seed, _CURVE_DRAWS, row))
-    rank = rng.random((REPLICATES, len(count), seq_len)).argsort(axis=2).argsort(axis=2)
+    rank = rng.random((len(count), seq_len)).argsort(axis=1).argsort(axis=1)
     return np.asarray(rank < count[:, None])
 
 

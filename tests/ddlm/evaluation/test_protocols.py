@@ -86,7 +86,7 @@ def test_a_model_that_knows_nothing_pays_log_v_at_every_rate():
 def test_every_row_has_exactly_the_masks_of_each_rate(seq_len, counts):
     watched = Watched()
     curve(watched, rows_of([[1] * seq_len] * 3))
-    assert [(canvas == MASK).sum(1).tolist() for canvas in watched.canvases] == [[count] * 3 for count in counts * 2]
+    assert [(canvas == MASK).sum(1).tolist() for canvas in watched.canvases] == [[count] * 3 for count in counts]
 
 
 def test_masks_of_the_curve_are_everywhere_alike_and_follow_seed_and_row():
@@ -101,14 +101,14 @@ def test_masks_of_the_curve_are_everywhere_alike_and_follow_seed_and_row():
         assert share.tolist() == pytest.approx([float(share.mean())] * 8, abs=0.1)
         assert len(is_masked.unique(dim=0)) > 1 or is_masked.all()
     parted = canvases(0, sweep=Sweep(batch_size=200))
-    assert torch.equal(torch.stack(first), torch.cat([torch.stack(parted[i : i + 32]) for i in (0, 32, 64)], dim=1))
+    assert torch.equal(torch.stack(first), torch.cat([torch.stack(parted[i : i + 16]) for i in (0, 16, 32)], dim=1))
     assert not torch.equal(torch.stack(first), torch.stack(canvases(1, sweep=Sweep(batch_size=500))))
 
 
 def test_end_tokens_are_no_text_of_the_curve_and_the_tail_is_none_either():
     points = curve(uniform, STORIES)
     everything = points[-1]  # all eight positions are masked
-    assert everything.text_tokens == 2 * 20 * (5 + 1)
+    assert everything.text_tokens == 20 * (5 + 1)
 
     def always_two(ids):
         return torch.tensor([0.0, 0, math.log(2), 0]).expand(*ids.shape, 4)
@@ -121,9 +121,9 @@ def test_end_tokens_are_no_text_of_the_curve_and_the_tail_is_none_either():
 
 
 def test_s0_is_the_mean_over_tokens_and_s1_the_mean_over_rates():
-    """One row, two replicates that agree, two rates at which one and two positions are masked."""
+    """Two rows alike, two rates at which one and two positions are masked."""
     masks = [[3.0, 1.0, 0.5, 1], [10.0, 6.0, 3.0, 3]]
-    found = Curve(np.array([[masks, masks]]), np.array([1, 2]))
+    found = Curve(np.array([masks, masks]), np.array([1, 2]))
     assert (found.s0().loss, found.s0().accuracy) == pytest.approx((7 / 4, 3.5 / 4))
     assert found.s1().loss == pytest.approx((3 + 5) / 2)
     assert found.s1().accuracy is None
@@ -135,7 +135,7 @@ def test_s0_is_the_mean_over_tokens_and_s1_the_mean_over_rates():
 def test_a_protocols_error_says_how_far_other_masks_move_it(name, monkeypatch):
     """Over 60 seeds: the spread of the values is what each of them says its error is."""
     monkeypatch.setattr(protocols, "LOSS_ERROR", 0.0)
-    monkeypatch.setattr(protocols, "MOST_PASSES", 12)
+    monkeypatch.setattr(protocols, "MOST_MASKS", 12 * 40)
     rows = rows_of(np.random.default_rng(0).integers(0, 3, (40, 6)))
 
     def measure(seed):
@@ -155,6 +155,7 @@ def test_a_protocols_error_says_how_far_other_masks_move_it(name, monkeypatch):
 def test_s3s_passes_go_on_until_the_errors_are_small(monkeypatch):
     rows = rows_of(np.random.default_rng(0).integers(0, 3, (40, 6)))
     monkeypatch.setattr(protocols, "ACCURACY_ERROR", 1.0)
+    monkeypatch.setattr(protocols, "MOST_MASKS", 10**6)
     for error in (0.1, 0.05):
         monkeypatch.setattr(protocols, "LOSS_ERROR", error)
         score = s3(Table(6), rows, mask_id=3)
