@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ddlm.evaluation.measures import with_error
+
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "records" / "2026-12-01_epyc-2core_quick"
 COLUMNS = (
@@ -38,25 +40,20 @@ def table(record: Path, entry: dict[str, Any]) -> str:
 
 
 def cells(record: Path, trained_on: str, seeds: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """The first seed's figures, each with its Monte-Carlo error, and what all seeds span."""
+    """The first seed's figures with their Monte-Carlo errors and the digits that these leave known; all seeds' span."""
     first, bits = seeds[0], [scores["bits_per_byte"] for scores in seeds]
     low, high = first["bits_per_byte_interval"]
     s3 = first["seed_protocols"]["S3"]
     links = ", ".join(f"[{n}]({(record / name).relative_to(ROOT)})" for n, name in enumerate(names, start=1))
     return [
         trained_on,
-        f"**{first['bits_per_byte']:.3f}** ± {masks_error(first):.3f}",
-        f"{low:.3f} to {high:.3f}",
-        f"{mean(bits):.3f} ({min(bits):.3f} to {max(bits):.3f})" if len(bits) > 1 else "one",
-        f"{s3['loss']:.2f} ± {s3['loss_stderr']:.2f}",
-        f"{100 * s3['accuracy']:.1f} ± {100 * s3['accuracy_stderr']:.1f} %",
+        with_error("{:.3f}", first["bits_per_byte"], first["bits_per_byte_stderr"]),
+        f"{low:.2f} to {high:.2f}",
+        f"{mean(bits):.2f} ({min(bits):.2f} to {max(bits):.2f})",
+        with_error("{:.2f}", s3["loss"], s3["loss_stderr"]),
+        with_error("{:.1%}", s3["accuracy"], s3["accuracy_stderr"]),
         links,
     ]
-
-
-def masks_error(scores: dict[str, Any]) -> float:
-    """Monte-Carlo standard error in bits per byte."""
-    return float(scores["nll_nats_stderr"] * scores["bits_per_byte"] / scores["nll_nats"])
 
 
 def read(path: Path) -> dict[str, Any]:
