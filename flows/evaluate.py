@@ -18,6 +18,7 @@ def evaluate_model(
     overrides: dict[str, Any] | None = None,
     seed: int = 0,
     tracking_uri: str | None = None,
+    text_field: str | None = None,
 ) -> Rescored:
     """Score a registered model or a model folder; the report lies in outputs/evaluations/.
 
@@ -28,5 +29,6 @@ def evaluate_model(
         overrides: Keys of [evaluation] and [sampling], for example {"evaluation.stories": 64}.
         seed: Decides masks and samples.
         tracking_uri: An MLflow server or store; if absent, MLFLOW_TRACKING_URI or the one in the home folder.
+        text_field: The column of the text in data; if absent, the one that the model was trained on.
     """
-    return show_evaluation(rescore(model, data, budget, overrides, seed, tracking_uri))
+    return show_evaluation(rescore(model, data, budget, overrides, seed, tracking_uri, text_field))

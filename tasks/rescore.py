@@ -12,7 +12,13 @@ from tasks.stage import RETRIES
 
 @task(name="rescore", cache_policy=NO_CACHE, **RETRIES)
 def rescore(
-    model: str, data: str | None, budget: Budget, overrides: dict[str, Any] | None, seed: int, uri: str | None
+    model: str,
+    data: str | None,
+    budget: Budget,
+    overrides: dict[str, Any] | None,
+    seed: int,
+    uri: str | None,
+    text_field: str | None = None,
 ) -> Rescored:
     settings = settings_of(budget, overrides)
-    return evaluate_model(model, data, settings, seed=seed, uri=uri, tags=flow_run_tags())
+    return evaluate_model(model, data, settings, text_field=text_field, seed=seed, uri=uri, tags=flow_run_tags())

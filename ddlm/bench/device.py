@@ -43,7 +43,7 @@ MASKS = 8
 @dataclass(frozen=True)
 class Plan:
     """What is swept. precisions, kinds: of the graphs; all when empty. texts: for each graph, policy and number of
-    steps. data: real stories, for bits per byte, of which `rows` rows are taken."""
+    steps. data: real stories, for bits per byte, of which `rows` rows are taken, from the column `text_field`."""
 
     steps: Sequence[int] = (8, 16, 32, 64)
     unmasking: Sequence[str] = ("confidence",)
@@ -53,6 +53,7 @@ class Plan:
     threads: int | None = None
     seed: int = 0
     data: Path | None = None
+    text_field: str = "text"
     rows: int = 16
     judge: str | None = None
 
@@ -166,7 +167,7 @@ def row_of(
 
 def rows_of(folder: Path, seq_len: int, plan: Plan) -> tuple[Rows, np.ndarray]:
     assert plan.data
-    stories = read_source(plan.data)[: plan.rows]
+    stories = read_source(plan.data, plan.rows, text_field=plan.text_field)
     rows, story = rows_from_texts(Tokenizer.load(folder), stories, seq_len)
     return rows[: plan.rows], story[: plan.rows]
 

@@ -109,6 +109,7 @@ def bench_device(
         int | None, typer.Option(min=1, max=4096, help="Processor threads; every core when absent.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Stories, for bits per byte.", callback=expanded)] = None,
+    text_field: Annotated[str, typer.Option(help="The column of the text in --data.")] = "text",
     rows: Annotated[int, typer.Option(min=2, max=10_000, help="Rows of them.")] = 16,
     judge: Annotated[str | None, typer.Option(help="A causal model of transformers: a folder or a hub id.")] = None,
     output: Annotated[
@@ -129,7 +130,8 @@ def bench_device(
 
     given = {"steps": steps, "unmasking": unmasking, "precisions": precision, "kinds": kind}
     chosen: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value}
-    plan = device.Plan(**chosen, texts=texts, threads=threads, data=data, rows=rows, judge=judge)
+    chosen |= {"texts": texts, "threads": threads, "data": data, "text_field": text_field, "rows": rows}
+    plan = device.Plan(**chosen, judge=judge)
     if output:
         make_folder(output)
     found = device.measure(bundle, plan)

@@ -12,11 +12,15 @@ from ddlm.cli.paths import expanded, make_folder, require_readable, require_writ
 from ddlm.cli.writing import JsonOption, LengthOption, ModelArgument, PromptArgument, SeedOption, StepsOption
 from ddlm.config import Section, parse, parse_override, with_overrides
 from ddlm.diffusion import SamplingConfig
-from ddlm.experiment.evaluations import settings_of
+from ddlm.experiment.evaluations import read_data, settings_of
 from ddlm.export import ExportConfig
 from ddlm.rendering import THEME_NAMES, RenderingConfig, require_theme
 from ddlm.rendering.names import require_suffix
 
+TextFieldOption = Annotated[
+    str | None,
+    typer.Option(help="The column of the text in --data; if absent, the one that MODEL was trained on, or text."),
+]
 WIDE = 110
 """Columns of a terminal from which on a sentence fits beside each score."""
 
@@ -29,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
 def evaluate(
     model: ModelArgument,
     data: Annotated[Path, typer.Option(help="Stories: parquet, jsonl or txt.", show_default=False, callback=expanded)],
+    text_field: TextFieldOption = None,
     budget: Annotated[str, typer.Option(help="quick, standard or full.")] = "standard",
     judge: Annotated[str | None, typer.Option(help="A causal model of transformers: a folder or a hub id.")] = None,
     twin: Annotated[str | None, typer.Option(help="The autoregressive MODEL to set beside it.")] = None,
@@ -59,13 +64,12 @@ def evaluate(
     chosen = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
     wanted = settings_of(budget, chosen | dict(map(parse_override, set_ or [])))
     require_readable("--data", data)
-    for name in (model, wanted.evaluation.twin):
-        find_model(name, quiet=json_) if name else None
+    folder = find_model(model, quiet=json_)
+    if wanted.evaluation.twin:
+        find_model(wanted.evaluation.twin, quiet=json_)
     if output:
         make_folder(output)
-    from ddlm.data.corpus import read_source
-
-    stories, pipeline = read_source(data), load(model, quiet=json_)
+    stories, pipeline = read_data(data, folder, text_field), load(model, quiet=json_)
     from ddlm.evaluation import scores, stage
     from ddlm.evaluation.sweep import Sweep, processes
 
@@ -169,6 +173,7 @@ def export(
     data: Annotated[
         Path | None, typer.Option(help="Stories to check and quantise the graphs on.", callback=expanded)
     ] = None,
+    text_field: TextFieldOption = None,
     web: Annotated[bool, typer.Option("--web", help="Instead a page that runs the model in the browser.")] = False,
     seed: SeedOption = 0,
     set_: Annotated[
@@ -191,7 +196,6 @@ def export(
         require_readable("--data", data)
     require_writable(output, parents=True)
     pipeline = load(model, "float32", device="cpu")
-    from ddlm.data.corpus import read_source
     from ddlm.evaluation.subject import rows_from_texts
     from ddlm.export.stage import export_bundle
     from ddlm.export.text import Text
@@ -199,7 +203,8 @@ def export(
     text = None
     if data:
         limit = max(wanted.export.check_batches, wanted.export.quality_rows)
-        text = Text.divided(*rows_from_texts(pipeline.tokenizer, read_source(data), pipeline.seq_len), limit)
+        stories = read_data(data, find_model(model), text_field)
+        text = Text.divided(*rows_from_texts(pipeline.tokenizer, stories, pipeline.seq_len), limit)
     settings: dict[str, Any] = {"sampling": wanted.sampling, "export": wanted.export, "seed": seed}
     if web:
         from ddlm.export.web.site import export_site, title_of

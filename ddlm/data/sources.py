@@ -20,9 +20,14 @@ logger = logging.getLogger(__name__)
 SAMPLE = Path(__file__).with_name("sample.parquet")
 SEPARATOR = b"<|endoftext|>"
 ROWS_AT_A_TIME = 1024
+COLUMN = "name the column of the text: --text-field, or corpus.text_field of an experiment"
 
 Rows = Iterator[object]
 """Texts; what is not a `str` is a broken row."""
+
+
+class NoColumn(UserError):
+    """The file has no column of that name."""
 
 
 def resolve(corpus: CorpusConfig) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def _read_parquet(path: Path, field: str) -> Rows:
             raise _no_column(path, field, table.schema_arrow.names)
         kind = table.schema_arrow.field(field).type
         if not _holds_text(kind):
-            raise UserError(f"corpus file {path}: column {field!r} is {kind}, not text; set corpus.text_field")
+            raise UserError(f"corpus file {path}: column {field!r} is {kind}, not text; {COLUMN}")
         for batch in table.iter_batches(ROWS_AT_A_TIME, columns=[field]):
             column = batch.column(field)
             try:
@@ -175,10 +180,8 @@ READERS: dict[str, Callable[[Path, str], Rows]] = {
 }
 
 
-def _no_column(path: Path, field: str, names: list[str]) -> UserError:
-    return UserError(
-        f"corpus file {path}: no column {field!r}; it has {', '.join(names) or 'none'}; set corpus.text_field"
-    )
+def _no_column(path: Path, field: str, names: list[str]) -> NoColumn:
+    return NoColumn(f"corpus file {path}: no column {field!r}; it has {', '.join(names) or 'none'}; {COLUMN}")
 
 
 def _decoded(raw: bytes | None) -> object:

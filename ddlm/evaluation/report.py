@@ -95,7 +95,7 @@ def page(
         "<h1>How good is this model?</h1>",
         _lines('<ul class="verdict">', *(f"<li>{escape(sentence)}</li>" for sentence in verdict(scores)), "</ul>"),
         _about(scores),
-        _section("In numbers", _table(scores, chosen(LIKELIHOOD)), _table(scores, chosen(TEXT))),
+        _section("In numbers", _table(scores, chosen((*LIKELIHOOD, *TEXT)))),
         _section("What it writes", *pairs[:SHOWN]),
         _section("A text comes to be", _strip(strip)),
         "<h2>Everything that was measured</h2>",

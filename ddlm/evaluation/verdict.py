@@ -71,8 +71,8 @@ def _copying(scores: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _data(scores: Mapping[str, Any]) -> Iterator[str]:
-    stories = at(scores, "copied.searched_stories")
-    if stories is not None and stories < FEW_STORIES:
+    stories, most = at(scores, "copied.searched_stories"), at(scores, "settings.corpus_stories")
+    if stories is not None and stories < FEW_STORIES and stories != most:  # of more stories no more are looked at
         yield f"It has seen {stories:,} stories: more text would help it more than anything else."
 
 

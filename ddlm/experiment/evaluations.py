@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddlm.artifacts import open_store, sha256_file
-from ddlm.config import Section, UserError, home, parse, with_overrides
+from ddlm.config import Section, UserError, home, parse, read_toml, with_overrides
 from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import BUDGETS, EvaluationConfig
 from ddlm.evaluation.measures import headlines, numbers_of
-from ddlm.experiment.view import relative
+from ddlm.experiment.view import EXPERIMENT, relative
 from ddlm.model import registered
 from ddlm.model.registered import Registered
 from ddlm.model.source import WEIGHTS, find_folder
@@ -53,16 +53,24 @@ def settings_of(budget: str, overrides: Mapping[str, Any] | None) -> Settings:
 
 
 def evaluate_model(
-    model: str, data: str | None, settings: Settings, *, seed: int, uri: str | None, tags: Mapping[str, str]
+    model: str,
+    data: str | None,
+    settings: Settings,
+    *,
+    text_field: str | None = None,
+    seed: int,
+    uri: str | None,
+    tags: Mapping[str, str],
 ) -> Rescored:
     """Score a model on stories, write `evaluations/<model>-<data digest>/`, and track it.
 
     data: a file or folder; None for the stories that the version was published with, while the store has them.
+    text_field: see `read_data`.
     Raises: UserError for a model or data that are not there.
     """
     found = registered.find(model, uri)
     folder, name = _model_folder(model, found)
-    stories = _stories(data, found)
+    stories = read_data(Path(data), folder, text_field) if data is not None else _published_stories(found)
     params = settings.model_dump(mode="json") | {"seed": seed, "data": data}
     tracker = Tracker(
         TrackingConfig(uri=uri), experiment=found.experiment if found else "evaluations", params=params, tags=tags
@@ -91,11 +99,33 @@ def _model_folder(model: str, found: Registered | None) -> tuple[Path, str]:
     return folder, f"sha256:{sha256_file(folder / WEIGHTS)[:12]}"
 
 
-def _stories(data: str | None, found: Registered | None) -> list[str]:
-    from ddlm.data.corpus import read_source, read_stories
+def read_data(data: Path, model: Path, text_field: str | None = None) -> list[str]:
+    """The stories of a file, or of a folder's validation split.
 
-    if data is not None:
-        return read_source(Path(data))
+    model: a model folder. text_field: the column of the text; if absent, the one that the model's corpus was read
+    from or, where the file has none such, `text`, as a corpus that ddlm has written has it.
+    """
+    from ddlm.data.corpus import read_source
+    from ddlm.data.sources import NoColumn
+
+    try:
+        return read_source(data, text_field=text_field or _own_text_field(model))
+    except NoColumn:
+        if text_field:
+            raise
+        return read_source(data)
+
+
+def _own_text_field(model: Path) -> str:
+    """What the model's experiment says, where it lies with the model."""
+    experiment = model / EXPERIMENT
+    corpus = read_toml(experiment).get("corpus", {}) if experiment.is_file() else {}
+    return str(corpus.get("text_field", "text"))
+
+
+def _published_stories(found: Registered | None) -> list[str]:
+    from ddlm.data.corpus import read_stories
+
     digest = found.version.tags.get("digest.corpus") if found else None
     corpus = next((each for each in open_store() if each.stage == "corpus" and each.digest == digest), None)
     if corpus is None:

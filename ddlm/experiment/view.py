@@ -19,7 +19,7 @@ from ddlm.tracking.provenance import without_login
 
 PLACES = {"train": "model", "evaluate": "", "render": "", "export": "", "publish": ""}
 """Which stages a view shows, and in which of its folders."""
-USED = "artifacts.json"
+USED, EXPERIMENT = "artifacts.json", "experiment.toml"
 HELD_OUT = "validation.parquet"
 """A link to the stories that the model was not trained on, for `ddlm evaluate --data`."""
 
@@ -152,7 +152,7 @@ def _fill(folder: Path, experiment: Experiment, done: Mapping[str, Artifact]) ->
     toml = dump_toml(shareable(experiment))
     used = {stage: f"{stage}/{artifact.key}" for stage, artifact in done.items()}
     (temporary / USED).write_text(json.dumps(used, indent=1))
-    (temporary / "experiment.toml").write_text(toml)
+    (temporary / EXPERIMENT).write_text(toml)
     if "train" in done:
         _complete_model(temporary, experiment, toml)
     temporary.rename(folder)
@@ -176,7 +176,7 @@ def _point(link: Path, folder: Path) -> None:
 def _complete_model(folder: Path, experiment: Experiment, toml: str) -> None:
     """experiment.toml, scores.json and a model card make a model folder speak for itself."""
     model = folder / "model"
-    (model / "experiment.toml").write_text(toml)
+    (model / EXPERIMENT).write_text(toml)
     numbers = []
     if (folder / "scores.json").exists():
         shutil.copy2(folder / "scores.json", model / "scores.json")

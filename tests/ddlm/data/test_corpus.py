@@ -240,7 +240,9 @@ class TestBadInput:
 
     def test_no_text_column(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         parquet.write_table(pa.table({"n": [1], "story": ["x"]}), tmp_path / "a.parquet")
-        expect_refusal(tmp_path / "a.parquet", r"no column 'text'; it has n, story; set corpus\.text_field")
+        expect_refusal(
+            tmp_path / "a.parquet", r"no column 'text'; it has n, story; name .* --text-field, or corpus\.text_field"
+        )
         expect_refusal(write_jsonl(tmp_path / "a.jsonl", STORIES, "story"), "no column 'text'; it has story")
         (tmp_path / "b.jsonl").write_text("[1, 2]\n")
         expect_refusal(tmp_path / "b.jsonl", "no column 'text'; it has none")

@@ -37,5 +37,11 @@ def test_a_sentence_for_what_was_measured(scores: dict[str, Any], sentence: str)
     assert sentence in said(**scores)
 
 
+def test_how_much_was_searched_is_not_how_much_was_seen() -> None:
+    assert "has seen" not in said(
+        copied={"longest_overlap_words": 6, "searched_stories": 1000}, settings={"corpus_stories": 1000}
+    )
+
+
 def test_what_was_not_measured_is_not_spoken_of() -> None:
     assert len(verdict(SCORES)) == 1
