@@ -104,8 +104,12 @@ def attach(box: Connection, job: str = "run") -> None:
 @on_boxes(help={"file": "of lines NAME=value, as .env.example"})
 def sync_env(box: Connection, file: str) -> None:
     """Make a file the box's .env, readable by its owner alone. It appears on no command line and in no log."""
-    send_secrets(box, Path(file), do(box, 'mkdir -p "$HOME/ddlm" && printf %s "$HOME/ddlm"'))
-    print(f"{name(box)}: .env is there; a worker that runs reads it when it is started again")
+    now, gone = send_secrets(box, Path(file), do(box, 'mkdir -p "$HOME/ddlm" && printf %s "$HOME/ddlm"'))
+    print(
+        f"{name(box)}: .env is there and sets {', '.join(now) or 'nothing'}; a worker reads it when it is started again"
+    )
+    if gone:
+        print(f"{name(box)}: not set any more: {', '.join(gone)}")
 
 
 @on_boxes(

@@ -11,7 +11,8 @@ from typing import BinaryIO
 from boxes import name
 from fabric import Connection
 from invoke import Exit
-from paramiko import Channel
+from paramiko import Channel, SFTPClient
+from spellings import SETTING, for_a_shell, settings_of
 
 CHUNK_BYTES = 1 << 15
 
@@ -97,18 +98,33 @@ def finish(box: Connection, channel: Channel) -> None:
         raise Exit(f"{name(box)}: {last_word(stderr)}", code)
 
 
-def send_secrets(box: Connection, file: Path, folder: str) -> None:
-    """Make a file `folder`/.env on the box, by SFTP and a rename. Nobody but its owner can ever read it there."""
+def send_secrets(box: Connection, file: Path, folder: str) -> tuple[list[str], list[str]]:
+    """Make a file's settings `folder`/.env on the box, by SFTP and a rename. Nobody but its owner can ever read it there.
+
+    Returns the names that are set now, and those that were set before and are not any more.
+    """
     if not file.is_file():
         raise Exit(f"{file}: no such file; copy .env.example and fill it in", 2)
+    settings = settings_of(file)
     temporary = f"{folder}/.env.{secrets.token_hex(8)}"
     with box.sftp() as sftp:
+        before = names_before(sftp, f"{folder}/.env")
         try:
             with sftp.open(temporary, "wx") as remote:
                 remote.chmod(0o600)  # before the first byte
-                remote.write(file.read_bytes())
+                remote.write(for_a_shell(settings).encode())
             sftp.posix_rename(temporary, f"{folder}/.env")
         except OSError as error:
             with suppress(OSError):
                 sftp.remove(temporary)
             raise Exit(f"{name(box)}: .env can't be written there ({error}); is the disk full? See doctor") from None
+    return list(settings), [each for each in before if each not in settings]
+
+
+def names_before(sftp: SFTPClient, path: str) -> list[str]:
+    try:
+        with sftp.open(path) as remote:
+            lines = remote.read().decode("utf-8", "replace").splitlines()
+    except OSError:  # there was none
+        return []
+    return [match[1] for line in lines if (match := SETTING.fullmatch(line.strip()))]
