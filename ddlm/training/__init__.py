@@ -54,7 +54,7 @@ class TrainingConfig(Section):
     max_skipped_steps: int = Field(default=20, ge=0)
     """A step with a loss or gradient that is not finite is skipped; more of them end the run."""
     init_from: LocalPath | None = None
-    """A model folder whose weights training starts from."""
+    """A MODEL whose weights training starts from: a folder, an experiment, a registered model or a hub id."""
     resume_from: LocalPath | None = None
     """A checkpoint folder to continue; only `steps` and execution-only fields may differ from its experiment."""
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", json_schema_extra=EXECUTION_ONLY)
