@@ -93,7 +93,7 @@ def prompted(bundle: Bundle, prompt: str, length: int | None) -> Draft:
     if length is None and len(given) >= bundle.seq_len:
         raise InputError(
             f"prompt: {len(ids)} tokens, but the model writes {bundle.seq_len} in all; shorten it to at most "
-            f"{bundle.seq_len - 1 - len(bundle.prefix)} tokens, or say by length how many to write after its end"
+            f"{bundle.seq_len - 1 - len(bundle.prefix)} tokens, or give --length, how many to write after its end"
         )
     word_starts = (len(given),) if is_ended else ()
     return Draft(prompt, given, len(bundle.prefix), to_write=length, word_starts=word_starts)

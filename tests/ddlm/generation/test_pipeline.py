@@ -60,7 +60,9 @@ def test_texts_do_not_depend_on_how_many_are_written_at_once(pipeline: Diffusion
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(pipeline: DiffusionPipeline) -> None:
-    with pytest.raises(UserError, match="but the model writes 64 in all; shorten it to at most 63 tokens, or say"):
+    with pytest.raises(
+        UserError, match="the model writes 64 in all; shorten it to at most 63 tokens, or give --length"
+    ):
         pipeline.generate("word " * 100)
     with pytest.raises(UserError, match="length 0: wanted at least 1"):
         pipeline.generate(length=0)

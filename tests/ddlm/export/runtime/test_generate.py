@@ -312,7 +312,7 @@ def run_here(monkeypatch):
         (["--unmasking=luck"], "unknown unmasking 'luck'; wanted one of random, first_hitting, left_to_right, conf"),
         (["--length=0"], "argument --length: got 0, wanted at least 1"),
         (["--colour=red"], "unrecognized arguments: --colour=red"),
-        (["a " * 40], "but the model writes 32 in all; shorten it to at most 31 tokens, or say by length"),
+        (["a " * 40], "but the model writes 32 in all; shorten it to at most 31 tokens, or give --length"),
         (["--infill", "One day."], "infill: no gap in 'One day.'; mark gaps with ___, or ___[5] for five tokens"),
         (["--infill", "One ___[32]."], "infill: a gap ___[32]; wanted ___[1] to ___[31]"),
         (["--infill", f"One ___[{'9' * 5000}]."], "; wanted ___[1] to ___[31]"),
