@@ -99,7 +99,7 @@ def finish(box: Connection, channel: Channel) -> None:
 
 
 def send_secrets(box: Connection, file: Path, folder: str) -> tuple[list[str], list[str]]:
-    """Make a file's settings `folder`/.env on the box, by SFTP and a rename. Nobody but its owner can ever read it there.
+    """Make a file's settings `folder`/.env on the box, by SFTP and a rename. Only its owner can ever read it there.
 
     Returns the names that are set now, and those that were set before and are not any more.
     """

@@ -25,7 +25,7 @@ def text_of(file: Path) -> str:
 def settings_of(file: Path) -> dict[str, str]:
     """NAME=value, a line each, the value as it is written: nothing in it is a command.
 
-    A quote around a value belongs to the file, and so does what follows ` #` without one. Raises: Exit for another line.
+    Quotes around a value belong to the file, and so does what follows ` #` without them. Raises: Exit for another line.
     """
     found = {}
     for number, line in enumerate(text_of(file).splitlines(), start=1):
@@ -74,7 +74,6 @@ def key_of(line: str) -> str | None:
         blob = base64.b64decode(fields[2], validate=True)
     except (binascii.Error, ValueError):
         return None
-    length = int.from_bytes(blob[:4], "big")
-    return (
-        fields[2] if blob[4 : 4 + length] == fields[1].encode("utf-8", "replace") and len(blob) > 4 + length else None
-    )
+    end = 4 + int.from_bytes(blob[:4], "big")
+    is_whole = blob[4:end] == fields[1].encode("utf-8", "replace") and len(blob) > end
+    return fields[2] if is_whole else None

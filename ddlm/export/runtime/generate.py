@@ -31,8 +31,9 @@ else:
         command_line()
         check_program(Path(__file__).resolve().parent)
     except Exception as error:  # noqa: BLE001, until they have checked themselves a wrong byte in them can raise anything
-        said = str(error).partition("; copy")[0] or type(error).__name__
-        print(f"generate.py: {Path(__file__).parent}: {said}; copy the bundle again", file=sys.stderr)
+        said, folder = str(error).partition("; copy")[0] or type(error).__name__, str(Path(__file__).resolve().parent)
+        where = said if folder in said else f"{folder}: {said}"
+        print(f"generate.py: {where}; copy the bundle again", file=sys.stderr)
         raise SystemExit(2) from None
 
 if TYPE_CHECKING:
