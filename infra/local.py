@@ -244,17 +244,22 @@ def wait(is_up: Callable[[], bool], process: psutil.Popen, service: Service) -> 
 
 def deploy() -> None:
     """Pools, queues, deployments and automations, with what is installed here; once, until `stop`."""
-    if DEPLOYED.exists():
-        return
-    done = subprocess.run(["make", "deploy", f"BIN={BIN}", "STAMP="], env=environment(), capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"deploy: failed, and said:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    DEPLOYED.touch()
+    if not DEPLOYED.exists():
+        do("deploy", "make", "deploy", f"BIN={BIN}", "STAMP=")
+        DEPLOYED.touch()
 
 
 def schedule_crashed() -> None:
     """What crashed as everything did, which nobody was left to schedule again."""
-    subprocess.run([sys.executable, Path(__file__).with_name("second_chances.py")], env=environment(), check=True)
+    sys.stdout.write(do("second chances", sys.executable, str(Path(__file__).with_name("second_chances.py"))))
+
+
+def do(what: str, *command: str) -> str:
+    """What the command says. Raises: SystemExit with the end of it where it fails."""
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{what}: failed, and said:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def start() -> None:

@@ -94,14 +94,15 @@ def test_a_port_that_is_taken_is_one_line_and_starts_nothing(local, tmp_path):
     assert not list((tmp_path / "control").glob("*.json"))
 
 
-def test_a_worker_that_ends_at_once_is_told_and_not_shown_as_running(local, tmp_path):
-    assert local("start")[0] == 0
-    worker = psutil.Process(pids(tmp_path)["worker"])
-    worker.kill()
-    code, said = local("start", PREFECT_WORKER_QUERY_SECONDS="never")
-    assert code == 1
-    assert "worker: did not come up (exit code 1); its last words are in" in said.splitlines()[-1]
-    assert running(local("status")[1]) == {"prefect", "mlflow"}
+def test_a_worker_that_ends_at_once_is_not_taken_for_one_that_runs(tmp_path):
+    program = "import local; local.Service('worker', ('false',)).start()"
+    environment = {**os.environ, "DDLM_HOME": str(tmp_path), "PYTHONPATH": "infra", "PREFECT_PORT": free_port()}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "worker: did not come up (exit code 1); its last words are in" in done.stderr
+    assert not list((tmp_path / "control").glob("*.json"))
 
 
 def test_an_unknown_action_is_one_line(local):
