@@ -34,11 +34,12 @@ def run(
         if done is not None:
             with session:
                 return session.finish(done)
-    with embedded(), warnings_in_the_library_log():
-        from flows.full_pipeline import full_pipeline  # after embedded(): it imports Prefect
+    with embedded():
+        from flows.full_pipeline import full_pipeline  # after embedded(): it imports Prefect, which sets up its logging
 
         without_the_users_mistakes()
-        return full_pipeline(experiment, overrides, until, sorted(session.force), session.verify)
+        with warnings_in_the_library_log():
+            return full_pipeline(experiment, overrides, until, sorted(session.force), session.verify)
 
 
 @contextmanager

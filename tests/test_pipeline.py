@@ -48,9 +48,18 @@ def manifests(home: Path, stage: str) -> list[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the tiny experiment has run with Prefect, once."""
     home = tmp_path_factory.mktemp("home")
-    stages, _ = run(home)
+    stages, said = run(home)
     assert stages == dict.fromkeys(STAGES, "built")
+    (home / "said.log").write_text(said)
     return home
+
+
+def test_a_run_speaks_in_one_format_and_says_of_each_stage_what_became_of_it(finished: Path) -> None:
+    lines = (finished / "said.log").read_text().splitlines()
+    assert {stage for line in lines for stage in STAGES if line.endswith(f" INFO {stage}: built")} == set(STAGES)
+    timed = [line for line in lines if re.match(r"\d\d:\d\d", line)]
+    assert all(re.match(r"\d\d:\d\d:\d\d [A-Z]+ ", line) for line in timed)
+    assert not [line for line in lines if "Finished in state" in line or "flow run" in line.lower()]
 
 
 def test_the_second_run_builds_nothing(finished: Path) -> None:
