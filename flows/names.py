@@ -1,20 +1,17 @@
 """What flow runs are called: what they are about, and the commit of the code that does it."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from prefect.runtime import flow_run
 
-from ddlm.config import UserError, shortened
+from ddlm.config import UserError
 from ddlm.experiment import load_experiment
-from ddlm.tracking.provenance import origin, without_password
+from ddlm.tracking.provenance import origin, settings
 from flows.bare_names import QUEUED
 
 OURS = re.compile(rf"[a-z]+-[a-z]+|.+{QUEUED}|.+ at [0-9a-f]{{7}}\+?|.+ at no commit")
 """Prefect's own two words, what a queued run is called, or a name from here, as a run has it that is tried again."""
-
-SETTINGS, SETTING_CHARACTERS = 3, 40
 
 
 def run_name() -> str:
@@ -33,16 +30,6 @@ def title(flow: str, parameters: dict[str, Any]) -> str:
     """The flow, unless it is the pipeline; its subject; and what the run sets beyond its file."""
     words = [] if flow == "full-pipeline" else [flow]
     return " ".join([*words, subject(parameters), *settings(parameters.get("overrides") or {})])
-
-
-def settings(overrides: Mapping[str, Any]) -> list[str]:
-    """`learning_rate=0.01`, as many as a list has room for. The experiment's name is its subject already."""
-    changed = [
-        without_password(f"{key.rpartition('.')[2]}={value}")
-        for key, value in sorted(overrides.items())
-        if key != "name"
-    ]
-    return [shortened(text, SETTING_CHARACTERS) for text in changed[:SETTINGS]] + ["…"] * (len(changed) > SETTINGS)
 
 
 def subject(parameters: dict[str, Any]) -> str:

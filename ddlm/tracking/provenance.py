@@ -51,10 +51,14 @@ def _login_as(address: str, login: str) -> str:
 
 def name_of(experiment: str, overrides: Mapping[str, Any]) -> str:
     """`quick learning_rate=0.01 at cc06000`: what an experiment's runs are told apart by in a list."""
-    changed = [f"{key.rpartition('.')[2]}={_brief(value)}" for key, value in sorted(overrides.items())]
-    more = ["…"] if len(changed) > NAMED_OVERRIDES else []
     commit = commit_of_code()
-    return " ".join([experiment, *changed[:NAMED_OVERRIDES], *more, *([f"at {commit[:7]}"] if commit else [])])
+    return " ".join([experiment, *settings(overrides), *([f"at {commit[:7]}"] if commit else [])])
+
+
+def settings(overrides: Mapping[str, Any]) -> list[str]:
+    """`learning_rate=0.01`, as many as a name has room for. The experiment's own name is in it already."""
+    changed = [f"{key.rpartition('.')[2]}={_brief(value)}" for key, value in sorted(overrides.items()) if key != "name"]
+    return changed[:NAMED_OVERRIDES] + ["…"] * (len(changed) > NAMED_OVERRIDES)
 
 
 def _brief(value: Any) -> str:
