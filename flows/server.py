@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from ddlm.config import UserError, home
-from ddlm.loopback import spare_loopback
+from ddlm.loopback import require_no_unusable_proxy, spare_loopback
 
 logger = logging.getLogger("ddlm.flows")  # shown as the library's lines are
 
@@ -40,6 +40,7 @@ def embedded() -> Iterator[str]:
     Raises: UserError when the user's server does not answer or an explicit port is taken.
     """
     spare_loopback()
+    require_no_unusable_proxy()
     with environment():
         from prefect import settings
 

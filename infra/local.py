@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
+from health import answers, worker_is_heard
 
-from ddlm.loopback import spare_loopback
+from ddlm.config import UserError
+from ddlm.loopback import require_no_unusable_proxy, spare_loopback
 from ddlm.tracking.mlflow_client import follow_home
 
 STARTUP_TIMEOUT_S = 180.0
@@ -38,8 +38,6 @@ DEPLOYED = HOME / "control" / "deployed"
 PREFECT = f"http://127.0.0.1:{os.environ.get('PREFECT_PORT', '4200')}"
 MLFLOW = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', '5000')}"
 WORKER = socket.gethostname()
-SILENCE_S = 90.0
-"""A worker sends a sign of life every 30 s."""
 QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -123,7 +121,7 @@ class Service:
         wait(lambda: self.is_heard(process), process, self)
 
     def is_heard(self, process: psutil.Process) -> bool:
-        return answers(self.health) if self.health else worker_is_heard(process.create_time())
+        return answers(self.health) if self.health else worker_is_heard(PREFECT, WORKER, process.create_time())
 
     def trouble(self) -> str:
         """What is wrong with it; empty where nothing is."""
@@ -215,23 +213,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, **QUIET, **WATCHED, **own}
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=3).is_success
-    except httpx.TransportError:
-        return False
-
-
-def worker_is_heard(started: float) -> bool:
-    """Whether the Prefect server has heard of it since it started, and lately."""
-    try:
-        known = httpx.post(f"{PREFECT}/api/work_pools/cpu/workers/filter", json={}, timeout=3).raise_for_status().json()
-    except httpx.HTTPError:
-        return False
-    beats = [datetime.fromisoformat(each["last_heartbeat_time"]) for each in known if each["name"] == WORKER]
-    return any(beat.timestamp() > max(started, time.time() - SILENCE_S) for beat in beats)
-
-
 def wait(is_up: Callable[[], bool], process: psutil.Popen, service: Service) -> None:
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
@@ -296,4 +277,8 @@ if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in ACTIONS:
         sys.exit(f"wanted one of {', '.join(ACTIONS)}")
     spare_loopback()
+    try:
+        require_no_unusable_proxy()
+    except UserError as error:
+        sys.exit(str(error))
     ACTIONS[sys.argv[1]]()

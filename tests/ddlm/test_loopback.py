@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ddlm.loopback import EXEMPT, HERE, PROXIES, spare_loopback
+from ddlm.config import UserError
+from ddlm.loopback import EXEMPT, HERE, PROXIES, require_no_unusable_proxy, spare_loopback
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +62,13 @@ def test_what_the_user_exempts_stays_exempt(monkeypatch: pytest.MonkeyPatch) -> 
 def test_without_a_proxy_nothing_is_set() -> None:
     spare_loopback()
     assert not set(EXEMPT) & set(os.environ)
+
+
+def test_a_socks_proxy_that_no_client_can_be_made_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddlm.loopback.find_spec", lambda _: None)
+    require_no_unusable_proxy()
+    monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1080")
+    with pytest.raises(UserError, match=r"all_proxy names a SOCKS proxy, .* pip install socksio, or unset all_proxy"):
+        require_no_unusable_proxy()
+    monkeypatch.setattr("ddlm.loopback.find_spec", str)
+    require_no_unusable_proxy()
