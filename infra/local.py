@@ -226,9 +226,8 @@ def wait(is_up: Callable[[], bool], process: psutil.Popen, service: Service) -> 
 def deploy() -> None:
     """Pools, queues, deployments and automations, with what is installed here; once, until `stop`."""
     if not DEPLOYED.exists():
-        do(
-            "deploy", "make", "deploy", f"BIN={os.path.relpath(BIN)}", "STAMP="
-        )  # a shell reads it: as few signs as can be
+        short = os.path.relpath(BIN)  # a shell reads it, and the project's path may have quotes in it
+        do("deploy", "make", "deploy", f"BIN={short}", "STAMP=")
         DEPLOYED.touch()
 
 

@@ -16,6 +16,10 @@ from mlflow import MlflowClient
 ROOT = Path(__file__).parents[2]
 LIBRARIES = next(path for path in map(Path, sys.path) if path.name == "site-packages")
 PROGRAMS = ("prefect", "mlflow", "ddlm")
+SHEBANG = """#!/bin/sh
+'''exec' "$(dirname "$0")/python" "$0" "$@"
+' '''"""
+"""What pip writes where the interpreter's path has a space in it."""
 ENDED = "Flow run finished successfully in 'Completed'"
 PREFECT, MLFLOW = "http://127.0.0.1:4200", "http://127.0.0.1:5000"
 (COMMANDS,) = re.findall(r"^## With a server\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
@@ -33,7 +37,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
     """A clone with what is edited here, that has the libraries of these tests as if `make` had installed them."""
     if not (is_free(PREFECT) and is_free(MLFLOW)):
         pytest.skip("the README's ports, 4200 and 5000, are taken")
-    folder = tmp_path / "clone"
+    folder = tmp_path / 'a "new" clöne'
     git = ["git", "-C", ROOT, "-c", f"safe.directory={ROOT}"]
     listed = subprocess.run(
         [*git, "ls-files", "-coz", "--exclude-standard"], capture_output=True, text=True, check=True
@@ -64,15 +68,16 @@ def install(folder: Path) -> None:
     for name in PROGRAMS:
         text = (Path(sys.executable).parent / name).read_text()
         script = folder / ".venv" / "bin" / name
-        script.write_text(re.sub(r"\A#!.*", f"#!{folder}/.venv/bin/python", text))
+        script.write_text(re.sub(r"\A#!.*", SHEBANG, text))
         script.chmod(0o755)
     stamp = "touch .venv/installed-$(cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)"
     subprocess.run(["sh", "-c", stamp], cwd=folder, check=True)
 
 
 def run(folder: Path, *lines: str) -> str:
-    """What a person sees who gives these lines in the clone."""
+    """What a person behind a proxy sees who gives these lines in the clone."""
     own = {"HOME": str(folder.parent), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+    own |= dict.fromkeys(("http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     command = ["bash", "-euc", "\n".join(lines)]
     done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
