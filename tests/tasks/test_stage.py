@@ -4,6 +4,8 @@ import requests
 from prefect.states import Failed
 
 from ddlm.config import Unreachable, UserError
+from ddlm.tracking.backends import Unavailable
+from tasks.publish import is_not_waited_for, publish
 from tasks.stage import is_transient
 
 
@@ -46,3 +48,9 @@ def test_what_the_network_breaks_is_tried_again(error: Exception) -> None:
 )
 def test_what_we_or_the_user_break_is_not_tried_again(error: Exception) -> None:
     assert not is_transient(None, None, Failed(data=error))
+
+
+def test_a_registry_that_publishing_has_waited_for_is_not_waited_for_again() -> None:
+    assert not is_not_waited_for(None, None, Failed(data=Unavailable("MLflow is away")))
+    assert is_not_waited_for(None, None, Failed(data=Unreachable("the store is away")))
+    assert publish.retry_condition_fn is is_not_waited_for
