@@ -58,7 +58,7 @@ def test_an_unknown_flow_is_one_line_and_exit_code_2(
         (["compare", "experiment=nosuch"], "compare: no runs found for experiment 'nosuch' in sqlite:"),
         (["compare", "experimint=x"], "compare: Error binding parameters for function 'compare': got an unexpected"),
         (["sweep", "experiment=configs/tiny.toml", "grid={}"], "sweep: the grid or study has no values to try"),
-        (["evaluate", "model=ddlm-tiny/9"], "model ddlm-tiny/9: no such version in sqlite:"),
+        (["evaluate", "model=ddlm-tiny/9"], "model ddlm-tiny/9: nothing was registered in "),
         (
             ["evaluate", "budget=huge"],
             "evaluate: Flow run received invalid parameters: - budget: Input should",
