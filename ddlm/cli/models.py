@@ -77,7 +77,7 @@ def evaluate(
         sweep = Sweep(wanted.evaluation.batch_size, pipeline.device, index, count, label="scoring, batches")
         found = scores.evaluate(
             pipeline, stories, model=model, evaluation=wanted.evaluation, sampling=wanted.sampling, seed=seed,
-            layout=pipeline.config.layout, sweep=sweep,
+            layout=pipeline.config.layout, sweep=sweep, text_name=data.name,
         )  # fmt: skip
     if found is None:
         return
@@ -91,7 +91,7 @@ def show(scores: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ddlm.evaluation.measures import LIKELIHOOD, TEXT, rows
+    from ddlm.evaluation.measures import LIKELIHOOD, TEXT, measured_on, rows
 
     console = Console()
     titles = ["score", "this model", "real stories", "what it is"]
@@ -100,6 +100,7 @@ def show(scores: Mapping[str, Any]) -> None:
     for row in rows(scores, LIKELIHOOD + TEXT):
         table.add_row(*row[:shown])
     console.print(table)
+    console.print(f"measured on {measured_on(scores)}", markup=False, soft_wrap=True)
 
 
 def render(

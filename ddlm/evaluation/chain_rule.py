@@ -33,13 +33,17 @@ NO_END = -1
 
 @dataclass(frozen=True)
 class ChainRule:
-    """Exact, for this policy on these rows. Units and denominators as in `likelihood.Likelihood`."""
+    """Exact, for this policy on these rows, unless `bound` says otherwise: then bits_per_byte_stderr is its masks'.
+
+    Units and denominators as in `likelihood.Likelihood`.
+    """
 
     nll_nats: float
     bits_per_byte: float
     bits_per_byte_interval: tuple[float, float] | None
     stories: int
     bound: str = "exact"
+    bits_per_byte_stderr: float = 0.0
 
 
 def one_by_one(unmasking: str, seq_len: int) -> SamplingConfig:

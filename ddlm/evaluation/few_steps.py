@@ -41,15 +41,15 @@ def bound_in_steps(
     def score(numbers: np.ndarray) -> np.ndarray:
         x_0, is_text = sweep.tensor(rows.tokens[numbers]), text[numbers]
         drawn = [_masks(seed, row, masks_per_row, masked, seq_len) for row in numbers]
-        found, hits, asked = [], torch.zeros(len(numbers)), torch.zeros(len(numbers))
+        found = []
         for each in range(masks_per_row):
             is_masked = torch.from_numpy(np.stack([masks[each] for _, masks in drawn]))
             taken = np.array([steps[each] for steps, _ in drawn])
             made = guess_masked(denoiser, x_0, is_masked.to(x_0.device), mask_id)
-            found.append(made.nats.sum(1) * torch.from_numpy(len(masked) * opened[taken] / masked[taken]))
-            hits += (made.is_hit & is_text).sum(1)
-            asked += (is_masked & is_text).sum(1)
-        return torch.stack([hits, asked, *found], dim=1).numpy()
+            nats = made.nats.sum(1) * torch.from_numpy(len(masked) * opened[taken] / masked[taken])
+            hits, asked = (made.is_hit & is_text).sum(1), (is_masked & is_text).sum(1)
+            found.append(torch.stack([nats, hits, asked], dim=1))
+        return torch.stack(found, dim=1).numpy()
 
     return summarise(sweep.over(score, len(rows)), rows, story, seed, "upper")
 

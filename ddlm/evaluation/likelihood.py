@@ -43,10 +43,10 @@ class Likelihood:
     bits_per_byte_stderr: nll_nats_stderr in the same unit.
     bits_per_byte_interval: 95 % bootstrap interval over stories. It says how much other stories would move the number.
         None under FEWEST_STORIES, where none would cover as often as it says.
-    nats_per_story: mean over the stories.
+    nats_per_story: mean over the stories. nats_per_story_stderr: nll_nats_stderr in the same unit.
     variance_per_mask: nats², of what one mask says of a row, its share in a stratified set counted; None if exact.
     accuracy: share of the predicted text tokens that the most likely token hits: under the same masks, or with
-        everything before them visible.
+        everything before them visible. accuracy_stderr: its Monte-Carlo standard error.
     row_nats: float64[n], the nats of each row; for the same rows, masks and seed two models compare pairwise.
     """
 
@@ -57,8 +57,10 @@ class Likelihood:
     bits_per_byte_stderr: float
     bits_per_byte_interval: tuple[float, float] | None
     nats_per_story: float
+    nats_per_story_stderr: float
     variance_per_mask: float | None
     accuracy: float
+    accuracy_stderr: float
     row_nats: np.ndarray
 
 
@@ -98,13 +100,12 @@ def bound(
     def score(numbers: np.ndarray) -> np.ndarray:
         x_0, is_text = sweep.tensor(rows.tokens[numbers]), text[numbers]
         masks = np.stack([replicated_masks(seed, row, masks_per_row, seq_len) for row in numbers])
-        found, hits, asked = [], torch.zeros(len(numbers)), torch.zeros(len(numbers))
+        found = []
         for is_masked in torch.from_numpy(masks).unbind(1):
             made = guess_masked(denoiser, x_0, is_masked.to(x_0.device), mask_id)
-            found.append(any_order_estimate(made.nats, is_masked))
-            hits += (made.is_hit & is_text).sum(1)
-            asked += (is_masked & is_text).sum(1)
-        return torch.stack([hits, asked, *found], dim=1).numpy()
+            hits, asked = (made.is_hit & is_text).sum(1), (is_masked & is_text).sum(1)
+            found.append(torch.stack([any_order_estimate(made.nats, is_masked), hits, asked], dim=1))
+        return torch.stack(found, dim=1).numpy()
 
     return summarise(sweep.over(score, len(rows)), rows, story, seed, "upper")
 
@@ -123,7 +124,8 @@ def exact(
     def score(numbers: np.ndarray) -> np.ndarray:
         x_0, is_text = sweep.tensor(rows.tokens[numbers]), text[numbers]
         made = guess(denoiser, x_0, x_0, torch.ones_like(x_0, dtype=torch.bool))
-        return torch.stack([(made.is_hit & is_text).sum(1), is_text.sum(1), made.nats.sum(1)], dim=1).numpy()
+        parts = torch.stack([made.nats.sum(1), (made.is_hit & is_text).sum(1), is_text.sum(1)], dim=1)
+        return parts[:, None].numpy()
 
     return summarise(sweep.over(score, len(rows)), rows, story, seed, "exact")
 
@@ -139,6 +141,14 @@ def replicated_masks(seed: int, row: int, masks_per_row: int, seq_len: int) -> n
 def is_text_position(rows: Rows) -> np.ndarray:
     """bool[n, seq_len]: the story's tokens and its first end token, not the tail behind it."""
     return np.asarray(np.arange(rows.tokens.shape[1]) < np.asarray(rows.text_tokens)[:, None])
+
+
+def ratio_of(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
+    """sum / sum over [rows, replicates], and its standard error: what two replicates differ by, row by row; else 0."""
+    total = max(denominators.sum(), 1)
+    ratio = numerators.sum() / total
+    residual = numerators - ratio * denominators
+    return float(ratio), float(np.sqrt(((residual[:, 0] - residual[:, -1]) ** 2).sum()) / total)
 
 
 def bootstrap_interval(
@@ -187,13 +197,14 @@ def interval_over_stories(bits: np.ndarray, size: np.ndarray, *, seed: int) -> t
 def summarise(
     found: np.ndarray, rows: Rows, story: np.ndarray | None, seed: int, kind: Literal["upper", "exact"]
 ) -> Likelihood:
-    """found: of each row the hits among its predicted text tokens, the number of those, and the nats by each mask, a
-    replicate after the other."""
-    hits, asked = found[:, :2].sum(0)
-    nats = found[:, 2:]
-    row_nats, masks = nats.mean(axis=1), nats.shape[1]
-    replicates = nats.reshape(len(nats), -1, max(1, masks // REPLICATES)).mean(axis=2)
-    row_variance = ((replicates - row_nats[:, None]) ** 2).sum(1) / (REPLICATES * (REPLICATES - 1))
+    """found: (rows, masks, 3), a replicate of masks after the other: the nats of a row, the hits among its predicted
+    text tokens, and the number of those."""
+    rows_count, masks = found.shape[:2]
+    replicates = found.reshape(rows_count, -1, max(1, masks // REPLICATES), 3)
+    nats, row_nats = replicates[..., 0].mean(axis=2), found[..., 0].mean(axis=1)
+    row_variance = ((nats - row_nats[:, None]) ** 2).sum(1) / (REPLICATES * (REPLICATES - 1))
+    accuracy, accuracy_stderr = ratio_of(replicates[..., 1].sum(2), replicates[..., 2].sum(2))
+    stories = rows_count if story is None else len(np.unique(story))
     text_tokens = int(np.sum(rows.text_tokens))
     bits_per_byte, interval = per_byte(row_nats, rows, story, seed)
     stderr = float(np.sqrt(row_variance.sum()))
@@ -204,8 +215,10 @@ def summarise(
         bits_per_byte=bits_per_byte,
         bits_per_byte_stderr=stderr / math.log(2) / int(np.sum(rows.text_bytes)),
         bits_per_byte_interval=interval,
-        nats_per_story=float(row_nats.sum() / (len(rows) if story is None else len(np.unique(story)))),
+        nats_per_story=float(row_nats.sum() / stories),
+        nats_per_story_stderr=stderr / stories,
         variance_per_mask=float(row_variance.mean() * masks) if kind == "upper" else None,
-        accuracy=float(hits / max(asked, 1)),
+        accuracy=accuracy,
+        accuracy_stderr=accuracy_stderr,
         row_nats=row_nats,
     )

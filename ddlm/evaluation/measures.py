@@ -43,12 +43,12 @@ def with_error(pattern: str, value: float, error: float) -> str:
 
     No more digits than the pattern has.
     """
-    match = re.fullmatch(r"(.*)\{:\.(\d)(f|%)\}(.*)", pattern)
+    match = re.fullmatch(r"(.*)\{:(\+?)\.(\d)(f|%)\}(.*)", pattern)
     assert match, pattern
-    before, most, kind, after = match.groups()
+    before, sign, most, kind, after = match.groups()
     scale, unit = (100, " %") if kind == "%" else (1, "")
     digits = max(0, min(int(most), math.ceil(-math.log10(scale * error)) - 1))
-    return f"{before}{scale * value:.{digits}f} ± {scale * error:.1g}{unit}{after}"
+    return f"{before}{scale * value:{sign}.{digits}f} ± {scale * error:.1g}{unit}{after}"
 
 
 def at(scores: Mapping[str, Any], path: str) -> Any:
@@ -81,7 +81,10 @@ def headline(scores: Mapping[str, Any]) -> str:
 def measured_on(scores: Mapping[str, Any]) -> str:
     """The text behind the likelihoods: figures on other text don't compare."""
     data = scores["data"]
-    return f"{count_stories(data['stories'])} ({data['text_bytes']:,} bytes, digest {scores['data_digest'][:8]})"
+    source = f" of {data['name']}" if data.get("name") else ""
+    return (
+        f"{count_stories(data['stories'])}{source} ({data['text_bytes']:,} bytes, digest {scores['data_digest'][:8]})"
+    )
 
 
 def count_stories(count: int) -> str:
@@ -110,7 +113,9 @@ LIKELIHOOD = (
         "The same for each token of text; comparable only between models with the same tokenizer. Every position of a "
         "row is predicted, its tail too.", error="nll_nats_stderr",
     ),
-    Measure("nats_per_story", "Nats per story", "{:.1f}", "The same for a whole story."),
+    Measure(
+        "nats_per_story", "Nats per story", "{:.1f}", "The same for a whole story.", error="nats_per_story_stderr",
+    ),
     Measure(
         "twin.bits_per_byte", "Bits per byte, twin", "{:.3f}",
         "EXACT: the autoregressive model of the same size on the same stories, by its own tokens.",
@@ -118,6 +123,7 @@ LIKELIHOOD = (
     Measure(
         "twin.gap_bits_per_byte", "… gap to it", "{:+.3f}",
         "This model less its twin, in bits per byte: a bound less an exact value, so the true gap is smaller.",
+        error="bits_per_byte_stderr",
     ),
     Measure(
         "twin.gap_interval", "… 95 % interval", "{0[0]:+.3f} … {0[1]:+.3f}", "Bootstrap over stories, paired.",
@@ -125,6 +131,7 @@ LIKELIHOOD = (
     Measure(
         "masked_accuracy", "Masked accuracy", "{:.1%}",
         "UNWEIGHTED: masked text tokens that the most likely token hits, at mask rates from almost none to all.",
+        error="masked_accuracy_stderr",
     ),
     Measure(
         "next_token_accuracy", "Next-token accuracy", "{:.1%}",
@@ -146,6 +153,7 @@ LIKELIHOOD = (
     Measure(
         "chain_rule.any_order.bits_per_byte", "Bound on the same stories", "≤ {:.3f}",
         "UPPER BOUND, the average over all orders; orders stand in no fixed relation to it.",
+        error="chain_rule.any_order.bits_per_byte_stderr",
     ),
     Measure(
         "seed_protocols.S0.loss", "S0 protocol, loss", "{:.3f}",
@@ -171,7 +179,8 @@ LIKELIHOOD = (
 TEXT = (
     Measure(
         "judge.samples.perplexity", "Judge's perplexity", "{:.1f}",
-        "How likely free samples are to another language model; it likes repetition, so read it with the entropy.",
+        "How likely free samples are to another language model; it likes repetition, so read it with the entropy. "
+        "A judge that was trained on these stories finds them likelier than others would.",
         beside="judge.stories.perplexity",
     ),
     Measure(

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from ddlm.evaluation.measures import LIKELIHOOD, TEXT, Measure, chosen, rows
+from ddlm.evaluation.measures import LIKELIHOOD, TEXT, Measure, chosen, measured_on, rows
 from ddlm.evaluation.verdict import verdict
 from ddlm.generation import Frame
 
@@ -139,10 +139,11 @@ def _longest(scores: Mapping[str, Any]) -> str:
 
 def _about(scores: Mapping[str, Any]) -> str:
     data, digest, model = scores["data"], escape(scores["data_digest"]), escape(scores["model"])
+    text = escape(measured_on(scores))
     kind = "A masked diffusion model" if scores["bound"] == "upper" else "An autoregressive model"
     return (
-        f"<p>{kind}, measured on {data['stories']:,} validation stories: {data['rows']:,} rows, "
-        f"{data['text_tokens']:,} tokens and {data['text_bytes']:,} bytes of text.</p>"
+        f"<p>{kind}, measured on {text}: {data['rows']:,} rows and {data['text_tokens']:,} tokens. "
+        "Figures on another text don't compare with these.</p>"
         f'<p class="quiet">Evaluation text: sha256 {digest}<br>Model: {model}</p>'
     )
 

@@ -79,12 +79,14 @@ def evaluate(
     training_stories: Sequence[str] | None = None,
     companions: Companions | None = None,
     sweep: Sweep | None = None,
+    text_name: str | None = None,
 ) -> Evaluation | None:
     """Score a model: its likelihood on the first `evaluation.stories` stories, its texts beside all of them.
 
     model: what the scores call the model. layout: how its training rows were made. training_stories: without them
     nothing is said about copied text and known words. companions: those that `evaluation` names, if absent. sweep: with
-    several processes the first one alone writes texts; the others get None. Raises: as the companions' measures do.
+    several processes the first one alone writes texts; the others get None. text_name: what the stories are of, for
+    people. Raises: as the companions' measures do.
     """
     scored = stories[: evaluation.stories]
     if len(stories) < evaluation.num_samples and (sweep is None or sweep.is_first):
@@ -123,6 +125,7 @@ def evaluate(
         **_samples(free, training_stories),
         "data_digest": data_digest(scored),
         "data": {
+            "name": text_name,
             "stories": len(scored),
             "rows": len(subject.rows),
             "longer_stories": longer,

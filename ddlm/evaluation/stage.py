@@ -46,11 +46,18 @@ def build(
         evaluation=evaluation,
         sampling=sampling,
         seed=seed,
+        text_name=name_of(corpus),
     )
     assert result
     logger.info("evaluate: %s", measures.headline(result.scores))
     workspace.run.log(measures.numbers_of(result.scores), step=0)
     write(result, workspace.output, stories, read_curve(train / "curve.csv"))
+
+
+def name_of(corpus: Path) -> str | None:
+    """Where a corpus comes from, for people: a file's name is nobody's business."""
+    source = json.loads((corpus / "report.json").read_bytes())["source"]
+    return "the bundled sample" if source["kind"] == "sample" else source.get("dataset")
 
 
 def write(

@@ -59,8 +59,10 @@ def rows_from_texts(
 def likelihood_scores(own: Likelihood, is_autoregressive: bool) -> dict[str, Any]:
     """Under the names that others rely on; the accuracy is called by what the model could see."""
     values = asdict(own)
-    accuracy, _ = values.pop("accuracy"), values.pop("row_nats")
-    return values | {"next_token_accuracy" if is_autoregressive else "masked_accuracy": accuracy}
+    name = "next_token_accuracy" if is_autoregressive else "masked_accuracy"
+    found = {name: values.pop("accuracy"), f"{name}_stderr": values.pop("accuracy_stderr")}
+    del values["row_nats"]
+    return values | found
 
 
 def masked_scores(subject: Subject) -> dict[str, Any]:
@@ -106,7 +108,9 @@ def _chain_rules(subject: Subject, common: Mapping[str, Any]) -> dict[str, Any]:
     sizes: Any = {"masks_per_row": evaluation.masks_per_row, "seed": subject.seed, "sweep": subject.sweep}
     same = likelihood_of(subject.pipeline.model, few, story=story[: len(few)], **sizes)
     stories = int(story[len(few) - 1]) + 1
-    orders["any_order"] = ChainRule(same.nll_nats, same.bits_per_byte, same.bits_per_byte_interval, stories, same.bound)
+    orders["any_order"] = ChainRule(
+        same.nll_nats, same.bits_per_byte, same.bits_per_byte_interval, stories, same.bound, same.bits_per_byte_stderr
+    )
     return {name: asdict(value) for name, value in orders.items()}
 
 

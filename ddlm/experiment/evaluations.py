@@ -71,13 +71,14 @@ def evaluate_model(
     found = registered.find(model, uri)
     folder, name = _model_folder(model, found)
     stories = read_data(Path(data), folder, text_field) if data is not None else _published_stories(found)
+    text_name = Path(data).name if data is not None else None
     params = settings.model_dump(mode="json") | {"seed": seed, "data": data}
     tracker = Tracker(
         TrackingConfig(uri=uri), experiment=found.experiment if found else "evaluations", params=params, tags=tags
     )
     try:
         with tracker.stage("evaluate") as run:
-            scores, place = _evaluate(folder, name, stories, settings, seed)
+            scores, place = _evaluate(folder, name, stories, settings, seed, text_name)
             numbers = numbers_of(scores)
             run.log(numbers, step=0)
     except BaseException:
@@ -134,7 +135,7 @@ def _published_stories(found: Registered | None) -> list[str]:
 
 
 def _evaluate(
-    model: Path, name: str, stories: list[str], settings: Settings, seed: int
+    model: Path, name: str, stories: list[str], settings: Settings, seed: int, text_name: str | None
 ) -> tuple[Mapping[str, Any], Path]:
     """The scores, and the folder that they and the report were written to."""
     from ddlm.evaluation import scores, stage
@@ -143,7 +144,7 @@ def _evaluate(
     pipeline = DiffusionPipeline.from_pretrained(model, "auto")
     found = scores.evaluate(
         pipeline, stories, model=name, evaluation=settings.evaluation, sampling=settings.sampling, seed=seed,
-        layout=pipeline.config.layout,
+        layout=pipeline.config.layout, text_name=text_name,
     )  # fmt: skip
     assert found
     slug = name.replace("/", "-").replace(":", "-")

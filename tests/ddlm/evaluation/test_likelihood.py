@@ -156,6 +156,9 @@ def test_the_standard_error_is_the_spread_over_seeds():
     bounds = [bound(network, rows, mask_id=3, masks_per_row=4, seed=seed) for seed in range(40)]
     spread = np.std([found.nll_nats for found in bounds], ddof=1)
     assert np.mean([found.nll_nats_stderr for found in bounds]) == pytest.approx(spread, rel=0.2)
+    spread = np.std([found.accuracy for found in bounds], ddof=1)
+    assert np.mean([found.accuracy_stderr for found in bounds]) == pytest.approx(spread, rel=0.3)
+    assert bounds[0].nats_per_story_stderr == pytest.approx(4 * bounds[0].nll_nats_stderr)
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_batch_size():
@@ -298,7 +301,7 @@ def test_the_twin_s_likelihood_is_the_chain_rule_from_left_to_right_and_sums_to_
         assert nats == pytest.approx(by_hand, rel=1e-5)
     assert np.exp(-found.row_nats).sum() == pytest.approx(1, rel=1e-5)
     assert found.bound == "exact"
-    assert found.nll_nats_stderr == 0
+    assert found.nll_nats_stderr == found.accuracy_stderr == 0
     assert found.variance_per_mask is None
     hits = (network(torch.tensor(rows)).argmax(-1) == torch.tensor(rows)).double()
     assert found.accuracy == pytest.approx(float(hits.mean()))

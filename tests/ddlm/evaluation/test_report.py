@@ -161,6 +161,19 @@ def test_every_measure_has_a_sentence_and_headlines_name_measures():
     assert ("Bits per byte", "≤ 1.234") in measures.headlines(SCORES)
 
 
+def test_every_monte_carlo_figure_of_the_summary_is_shown_with_its_error():
+    errors = {"masked_accuracy_stderr": 0.004, "bits_per_byte_stderr": 0.02, "twin": {"gap_bits_per_byte": 0.1234}}
+    shown = dict(measures.headlines(SCORES | errors))
+    assert shown["Masked accuracy"] == "35 ± 0.4 %"
+    assert shown["… gap to it"] == "+0.1 ± 0.02"
+
+
+def test_the_text_is_named_where_its_name_is_known():
+    named = SCORES | {"data": SCORES["data"] | {"name": "a <corpus>"}}
+    assert measures.measured_on(named) == "200 stories of a <corpus> (90,000 bytes, digest dddddddd)"
+    assert "measured on 200 stories of a &lt;corpus&gt; (90,000 bytes" in report.page(named, [], [], {})
+
+
 def test_numbers_are_named_by_where_they_stand_and_settings_are_none() -> None:
     scores = {"a": 1, "b": {"c": 0.5, "d": "x"}, "e": [1], "f": True, "g": None, "settings": {"stories": 8}}
     assert measures.numbers_of(scores) == {"evaluation/a": 1.0, "evaluation/b/c": 0.5}

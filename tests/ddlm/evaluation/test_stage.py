@@ -59,6 +59,7 @@ def inputs(tmp_path_factory):
         folder.mkdir()
     for split, (count, seed) in {"train": (40, 0), "validation": (24, 1)}.items():
         pq.write_table(pa.table({"text": stories(count, seed)}), folders["corpus"] / f"{split}.parquet")
+    (folders["corpus"] / "report.json").write_text('{"source": {"kind": "sample"}}')
     workspace = Workspace({"corpus": folders["corpus"]}, folders["tokenizer"], folders["scratch"], Recorder())
     build_tokenizer(workspace, tokenizer=TokenizerConfig(vocab_size=270), source=None)
     workspace = Workspace(folders, folders["shards"], folders["scratch"], Recorder())
@@ -142,6 +143,7 @@ def test_the_bound_is_the_sum_over_rows_and_covers_the_first_stories_whole(input
     assert scores["nll_nats"] == pytest.approx(table.nats.sum() / table.text_tokens.sum())
     assert scores["bits_per_byte"] == pytest.approx(table.nats.sum() / np.log(2) / table.text_bytes.sum())
     assert scores["data"] == {
+        "name": "the bundled sample",
         "stories": EVALUATION.stories,
         "rows": len(table),
         "longer_stories": (np.bincount(table.story) > 1).sum(),
