@@ -233,6 +233,15 @@ def _run_record(started: float, parents: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Empty where there is none, or none that can be read: no digest covers it, and nothing is made from it."""
+    try:
+        record = json.loads((folder / RUN_RECORD).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 @cache
 def _versions() -> dict[str, str]:
     """Of the libraries that decide what bytes a stage writes; no key holds them."""
@@ -245,12 +254,11 @@ def _versions() -> dict[str, str]:
 
 def parents_of(folder: Path) -> dict[str, str]:
     """The keys of what an artifact was made from, by stage; empty where its record is of an earlier version."""
-    record = folder / RUN_RECORD
-    found: dict[str, str] = json.loads(record.read_bytes()).get("inputs", {}) if record.exists() else {}
+    found: dict[str, str] = _read_record(folder).get("inputs", {})
     return found
 
 
 def _built_before(path: Path, moment: float) -> bool:
     """A forced build still reuses what another process finished while this one waited for the lock."""
-    record = json.loads((path / RUN_RECORD).read_bytes()) if (path / RUN_RECORD).exists() else {}
+    record = _read_record(path)
     return float(record.get("started", 0.0) + record.get("seconds", 0.0)) < moment

@@ -131,6 +131,7 @@ def _published_stories(found: Registered | None) -> list[str]:
     corpus = next((each for each in open_store() if each.stage == "corpus" and each.digest == digest), None)
     if corpus is None:
         raise UserError("evaluate: the stories that this model was published with are not here; give data")
+    corpus.require_whole()
     return read_stories(corpus.path, "validation")
 
 

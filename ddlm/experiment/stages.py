@@ -181,6 +181,8 @@ class Session:
             scratch = self.store.scratch("train", self.key("train", inputs))
             scratch.mkdir(parents=True, exist_ok=True)
             folders = {artifact.stage: artifact.path for artifact in inputs}
+            for artifact in inputs:
+                artifact.require_whole()
             with TemporaryDirectory() as output:
                 self._build("train", Workspace(folders, Path(output), scratch, Unlogged()))
 

@@ -144,7 +144,10 @@ def _fill(folder: Path, experiment: Experiment, done: Mapping[str, Artifact]) ->
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for stage, place in PLACES.items():
-        for item in done[stage].path.iterdir() if stage in done else ():
+        if stage not in done:
+            continue
+        done[stage].require_whole()
+        for item in done[stage].path.iterdir():
             if item.name not in (MANIFEST, RUN_RECORD):
                 _copy(item, temporary / place / item.name)
     if "corpus" in done:
@@ -227,8 +230,12 @@ def in_use() -> set[Path]:
 
     By stage and key, wherever the store is now: records of earlier versions have the whole path that it once had.
     """
-    used: set[Path] = set()
+    store, used = open_store().root, set[Path]()
     for record in home().glob(f".views/*/*/{USED}"):
-        places = (Path(*Path(path).parts[-2:]) for path in json.loads(record.read_text()).values())
-        used |= {(open_store().root / place).resolve() for place in places}
+        try:
+            places = [Path(path).parts[-2:] for path in json.loads(record.read_bytes()).values()]
+        except (ValueError, AttributeError, TypeError):
+            remedy = "remove its folder, or run the experiment again"
+            raise UserError(f"{record} can't be read, so nobody knows what its experiment uses; {remedy}") from None
+        used |= {store.joinpath(*place).resolve() for place in places}
     return used

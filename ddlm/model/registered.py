@@ -92,7 +92,7 @@ def fetch(registry: Registry, version: Version) -> Path:
                 shutil.copy2(path, output / path.name)
         shutil.rmtree(scratch / Path(folder).relative_to(scratch).parts[0])
 
-    return open_store().build("registered", digest[:24], fill)[0].path
+    return open_store().build("registered", digest[:24], fill, verify=True)[0].path
 
 
 def is_whole(folder: Path, digest: str) -> bool:

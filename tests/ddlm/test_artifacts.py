@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddlm.artifacts import MANIFEST, ArtifactStore, DamageError, check, seal
+from ddlm.artifacts import MANIFEST, ArtifactStore, DamageError, check, parents_of, seal
 
 
 def write_two(output: Path, scratch: Path) -> None:
@@ -145,3 +145,12 @@ def test_a_manifest_that_is_json_and_no_manifest_is_damage(tmp_path: Path, text:
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(DamageError, match=r"manifest\.json"):
         check(tmp_path, verify=False)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000])
+def test_a_run_record_that_can_not_be_read_costs_no_artifact(tmp_path: Path, text: str) -> None:
+    store = ArtifactStore(tmp_path)
+    artifact, _ = store.build("corpus", "k", write_two)
+    (artifact.path / "run.json").write_text(text)
+    assert parents_of(artifact.path) == {}
+    assert store.build("corpus", "k", write_two, force=True)[1]

@@ -27,6 +27,7 @@ from ddlm.model import registered
 from ddlm.model.source import find_folder
 from ddlm.tracking import TrackingConfig
 from ddlm.training.sources import weights_of
+from tests.ddlm.experiment.damage import flip_a_bit
 
 SETTINGS = {"stories": 8, "masks_per_row": 4, "seed": 1}
 TINY = Path(__file__).parents[3] / "configs" / "tiny.toml"
@@ -159,6 +160,15 @@ def test_where_nothing_was_registered_nothing_is_made_to_ask(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"model ddlm-tale@champion: nothing was registered in .*MLFLOW_TRACKING_URI"):
         find_folder("ddlm-tale@champion")
     assert not list(tmp_path.rglob("mlflow.db"))
+
+
+def test_a_version_that_was_damaged_here_is_fetched_again(publish_on: Publish, tiny_model: Path) -> None:
+    publish_on(tiny_model, "old")
+    folder = registered.weights_of_champion("tale", None)
+    assert folder
+    flip_a_bit(folder / WEIGHTS)
+    assert registered.weights_of_champion("tale", None) == folder
+    assert sha256_file(folder / WEIGHTS) == sha256_file(tiny_model / WEIGHTS)
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other weights")])

@@ -12,6 +12,7 @@ from ddlm.experiment.datasets import datasets
 from ddlm.experiment.fingerprint import reachable
 from ddlm.experiment.stages import STAGES, NotPublished, Session, needed_for
 from ddlm.tracking.mlflow_runs import MlflowRuns
+from tests.ddlm.experiment.damage import flip_a_bit
 
 INPUTS = [Artifact(name, "k", f"digest of {name}", Path(name)) for name in ("tokenizer", "shards")]
 
@@ -52,9 +53,7 @@ def test_nothing_is_built_from_a_damaged_input(tiny: Experiment, tmp_path: Path)
     session = Session(tiny, store=ArtifactStore(tmp_path / "store"))
     corpus, _ = session.run("corpus", [])
     (path,) = corpus.path.glob("train.parquet")
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    path.write_bytes(damaged)
+    flip_a_bit(path)
     with pytest.raises(DamageError, match=r"corpus is damaged: .*train\.parquet.* --verify"):
         session.run("tokenizer", [corpus])
     mended, built = Session(tiny, store=session.store, verify=True).run("corpus", [])

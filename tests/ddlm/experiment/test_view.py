@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from ddlm.artifacts import Artifact, ArtifactStore
+from ddlm.artifacts import Artifact, ArtifactStore, DamageError
 from ddlm.config import UserError
 from ddlm.experiment import Experiment
 from ddlm.experiment.stages import Session
 from ddlm.experiment.view import assemble, best_sample, in_use, program, quoted, summarise
+from tests.ddlm.experiment.damage import flip_a_bit
 
 
 @pytest.fixture
@@ -132,6 +133,19 @@ def test_what_a_view_uses_is_known_after_its_home_has_moved(
     assert in_use() == {moved / "artifacts" / "train" / "k"}
     (moved / link.name / "artifacts.json").write_text(json.dumps({"train": str(artifact.path)}))
     assert in_use() == {moved / "artifacts" / "train" / "k"}
+
+
+def test_no_view_is_made_of_damaged_artifacts(artifact: Artifact, tiny: Experiment) -> None:
+    flip_a_bit(artifact.path / "config.json")
+    with pytest.raises(DamageError, match=r"train is damaged: .*config\.json.* --verify"):
+        assemble(tiny, {"train": artifact})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"train": 3}'])
+def test_where_nobody_knows_what_is_used_nothing_is_collected(artifact: Artifact, tiny: Experiment, text: str) -> None:
+    (assemble(tiny, {"train": artifact}) / "artifacts.json").write_text(text)
+    with pytest.raises(UserError, match=r"artifacts\.json can't be read, so nobody knows what its experiment uses"):
+        in_use()
 
 
 def test_the_best_sample_has_the_most_known_words_of_its_own() -> None:
