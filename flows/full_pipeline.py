@@ -40,6 +40,7 @@ def full_pipeline(
     """
     asked = {"force": frozenset(force or ()), "verify": verify, "tags": flow_run_tags(), "overrides": overrides or {}}
     with Session(load_experiment(experiment, overrides), **asked) as session:
+        session.require(until)
         progress = Progress(session, wanted=needed_for(until))
         for stage in (corpus, tokenizer, shards, train):
             progress.run(stage)

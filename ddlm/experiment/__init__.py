@@ -72,6 +72,16 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _canvases_are_shorter_than_rows(self) -> "Experiment":
+        longest = max(self.export.lengths, default=0)
+        if longest > self.shards.seq_len:
+            raise ValueError(
+                f"export.lengths has {longest}, but the model writes shards.seq_len = {self.shards.seq_len} tokens; "
+                "take shorter ones"
+            )
+        return self
+
 
 def load_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read a TOML file and apply overrides by dotted key. Raises: UserError naming key, value and remedy."""

@@ -31,6 +31,7 @@ class Stage:
     resolve: `module:function` of the sections: what the stage reads from outside, as a JSON document that becomes
         part of the key and is handed to the build function as `source`. Light to import: cached runs call it too.
     is_seeded: whether the experiment's seed can change what it makes; only then it is in the key.
+    require: `module:function` of the sections, which refuses before the first stage what this one could not build.
     """
 
     inputs: tuple[str, ...]
@@ -38,6 +39,7 @@ class Stage:
     build: str
     resolve: str | None = None
     is_seeded: bool = True
+    require: str | None = None
 
 
 STAGES = {
@@ -48,14 +50,16 @@ STAGES = {
     "shards": Stage(("corpus", "tokenizer"), ("shards",), "ddlm.data.shards:build", is_seeded=False),
     "train": Stage(
         ("tokenizer", "shards"), ("model", "objective", "training"), "ddlm.training.stage:build",
-        resolve="ddlm.training.sources:resolve",
+        resolve="ddlm.training.sources:resolve", require="ddlm.training.sources:require",
     ),
     "evaluate": Stage(
         ("corpus", "shards", "train"), ("sampling", "evaluation"), "ddlm.evaluation.stage:build",
         resolve="ddlm.evaluation.sources:resolve",
     ),
     "render": Stage(("train",), ("sampling", "rendering"), "ddlm.rendering.stage:build"),
-    "export": Stage(("shards", "train"), ("sampling", "export"), "ddlm.export.stage:build"),
+    "export": Stage(
+        ("shards", "train"), ("sampling", "export"), "ddlm.export.stage:build", require="ddlm.export:require"
+    ),
     "publish": Stage(("corpus", "train", "evaluate", "export"), ("name", "tracking"), "ddlm.experiment.publish:build"),
 }  # fmt: skip
 """In an order in which they can run."""
@@ -117,6 +121,16 @@ class Session:
         if error is not None:
             self.tracker.fail()
 
+    def require(self, until: str | None = None) -> None:
+        """Know before the first stage what a later one would end with, hours on. The first one meets its own at once.
+
+        Raises: UserError for files that are not there and settings that a stage can't build.
+        """
+        for name in needed_for(until)[1:]:
+            self._source(name)
+            if demand := STAGES[name].require:
+                load(demand)(*self._sections(name))
+
     def key(self, name: str, inputs: Iterable[Artifact]) -> str:
         """The stage's key: its config, its inputs' digests, the seed if it has one, its source outside and its code."""
         stage = STAGES[name]
@@ -164,7 +178,8 @@ class Session:
         return artifact, built
 
     def cached(self, until: str | None = None) -> dict[str, Artifact] | None:
-        """Every stage's artifact, if none has to be built."""
+        """Every stage's artifact, if none has to be built. Raises: UserError as `require` does."""
+        self.require(until)
         done: dict[str, Artifact] = {}
         for name in needed_for(until):
             found = self.find(name, [done[stage] for stage in STAGES[name].inputs])
@@ -220,9 +235,11 @@ class Session:
     def _source(self, name: str) -> Any:
         stage = STAGES[name]
         if stage.resolve and name not in self._sources:
-            sections = (getattr(self.experiment, section) for section in stage.sections)
-            self._sources[name] = load(stage.resolve)(*sections)
+            self._sources[name] = load(stage.resolve)(*self._sections(name))
         return self._sources.get(name)
+
+    def _sections(self, name: str) -> list[Any]:
+        return [getattr(self.experiment, section) for section in STAGES[name].sections]
 
 
 class NotPublished(Unreachable):
@@ -249,6 +266,7 @@ def require_home() -> None:
 
 def run_plainly(session: Session, until: str | None = None) -> dict[str, Artifact]:
     """Every stage in order, in this process, without Prefect."""
+    session.require(until)
     done: dict[str, Artifact] = {}
     for name in needed_for(until):
         with session.publishing(done) if name == "publish" else nullcontext():

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ddlm.config import Section
+from ddlm.config import Section, UserError
+from ddlm.diffusion import SamplingConfig
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 """onnxruntime 1.31 and later report to their maker, unless this is set before they are imported anywhere below here."""
@@ -47,3 +48,13 @@ class ExportConfig(Section):
     """each under so many masks;"""
     quality_texts: int = Field(default=4, ge=0)
     """and so many texts that each network writes."""
+
+
+def require(sampling: SamplingConfig, export: ExportConfig) -> None:
+    """Raises: UserError for settings under which the library does not look at the whole canvas at each step."""
+    del export
+    if sampling.cache == "approximate":
+        raise UserError(
+            'export: sampling.cache is "approximate", but a bundle runs the whole network at each step and would write '
+            'other texts; wanted "exact" or "off"; change sampling.cache'
+        )

@@ -11,7 +11,7 @@ from ddlm.artifacts import Workspace
 from ddlm.config import UserError, installing
 from ddlm.data.shards import read_rows
 from ddlm.diffusion import SamplingConfig
-from ddlm.export import ExportConfig, bundle
+from ddlm.export import ExportConfig, bundle, require
 from ddlm.export.text import CALIBRATION_ROWS, Text
 from ddlm.generation import DiffusionPipeline
 
@@ -58,7 +58,7 @@ def export_bundle(
     when a graph is invalid or computes something else than torch.
     """
     require_extra()
-    require_whole_canvas(sampling)
+    require(sampling, export)
     require_shorter(export, pipeline.seq_len)
     require_free(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -100,15 +100,6 @@ def require_extra() -> None:
     missing = [name for name in EXTRA if find_spec(name) is None]
     if missing:
         raise UserError(f"export: {', '.join(missing)} not installed; run {installing('export')}")
-
-
-def require_whole_canvas(sampling: SamplingConfig) -> None:
-    """Raises: UserError for settings under which the library does not look at the whole canvas at each step."""
-    if sampling.cache == "approximate":
-        raise UserError(
-            'export: sampling.cache is "approximate", but a bundle runs the whole network at each step and would write '
-            'other texts; wanted "exact" or "off"; change sampling.cache'
-        )
 
 
 def require_shorter(export: ExportConfig, seq_len: int) -> None:

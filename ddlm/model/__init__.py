@@ -86,6 +86,12 @@ class ModelConfig(Section):
     def hidden_dim(self) -> int:
         return self.d_ff or (4 * self.d_model if self.activation == "relu2" else -(-8 * self.d_model // 3 // 32) * 32)
 
+    @property
+    def block_matrices(self) -> int:
+        """Weights of one block's matrices that every token meets."""
+        feed_forward = 3 if self.activation == "swiglu" else 2
+        return 4 * self.d_model**2 + feed_forward * self.d_model * self.hidden_dim
+
 
 def require_causal(config: ModelConfig, is_autoregressive: bool) -> None:
     """Raises: ValueError for an autoregressive network that could see what it predicts, or whose segments, found in

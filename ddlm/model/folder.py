@@ -57,14 +57,18 @@ class ModelFolder(Section):
 
 
 def save_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write model.safetensors, as readable for others as its neighbours. Raises: UserError for values without sense."""
+    """Write model.safetensors. Raises: UserError for values without sense."""
     broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
     if broken:
         raise UserError(
             f"model: {len(broken)} of {len(tensors)} weights, {broken[0]} first, are not finite; "
             "lower training.learning_rate, or give training.warmup_steps more steps"
         )
-    path = folder / WEIGHTS
+    save_tensors(tensors, folder / WEIGHTS)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file, as readable for others as its neighbours."""
     path.touch()
     mode = path.stat().st_mode  # the library would take away what the user's umask allows
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, path, metadata={"format": "pt"})

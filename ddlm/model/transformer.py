@@ -234,7 +234,7 @@ def count_parameters(config: ModelConfig, *, vocab_size: int) -> int:
     norms = config.num_layers * 2 * (config.d_model + config.head_dim)
     tables = ((1 if config.tied_head else 2) * vocab_size + 1) * config.d_model
     start_and_last_norm = 2 * config.d_model
-    return config.num_layers * _block_matrices(config) + _time_matrices(config) + norms + tables + start_and_last_norm
+    return config.num_layers * config.block_matrices + _time_matrices(config) + norms + tables + start_and_last_norm
 
 
 def train_flops_per_token(config: ModelConfig, *, vocab_size: int, seq_len: int, masked_share: float = 0.5) -> float:
@@ -247,13 +247,7 @@ def train_flops_per_token(config: ModelConfig, *, vocab_size: int, seq_len: int,
     attention = config.num_layers * 2 * seq_len * config.d_model
     head = masked_share * config.d_model * vocab_size
     time = _time_matrices(config) / seq_len
-    return 3 * 2 * (config.num_layers * _block_matrices(config) + attention + head + time)
-
-
-def _block_matrices(config: ModelConfig) -> int:
-    """Weights of one block's matrices that every token meets."""
-    feed_forward = 3 if config.activation == "swiglu" else 2
-    return 4 * config.d_model**2 + feed_forward * config.d_model * config.hidden_dim
+    return 3 * 2 * (config.num_layers * config.block_matrices + attention + head + time)
 
 
 def _time_matrices(config: ModelConfig) -> int:

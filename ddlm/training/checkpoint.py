@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ddlm.artifacts import DamageError, check, seal, sync, write_atomically
 from ddlm.config import UserError
+from ddlm.model.folder import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def write(folder: Path, step: int, tensors: Tensors, document: str) -> Path:
     temporary.mkdir(parents=True)
     try:
         for name, values in tensors.items():
-            save_file({key: value.contiguous() for key, value in values.items()}, temporary / f"{name}.safetensors")
+            save_tensors(values, temporary / f"{name}.safetensors")
         (temporary / "state.json").write_text(document)
         seal(temporary, "checkpoint")
         shutil.rmtree(path, ignore_errors=True)

@@ -1,5 +1,6 @@
 """What training starts from, besides its inputs. Imports nothing heavy."""
 
+import os
 from pathlib import Path
 
 from ddlm.artifacts import sha256_file
@@ -22,6 +23,20 @@ def resolve(model: ModelConfig, objective: ObjectiveConfig, training: TrainingCo
             raise UserError(f"training.resume_from {path.parent}: no {WEIGHTS} in it; give a checkpoint's folder")
         digests["resume_from"] = sha256_file(path)
     return digests
+
+
+def require(model: ModelConfig, objective: ObjectiveConfig, training: TrainingConfig) -> None:
+    """Raises: UserError for a network whose blocks alone, in the float32 that every run begins with, exceed memory."""
+    del objective, training
+    wanted, memory = (
+        4 * model.num_layers * model.block_matrices,
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    )
+    if wanted > memory:
+        raise UserError(
+            f"model: the weights of {model.num_layers} layers of width {model.d_model} take {wanted / 1e9:,.0f} GB, "
+            f"and this machine has {memory / 1e9:,.0f} GB of memory; take a smaller model.d_model or model.num_layers"
+        )
 
 
 def weights_of(model: str) -> Path:

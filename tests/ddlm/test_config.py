@@ -50,6 +50,7 @@ def test_an_override_reaches_its_field() -> None:
         ("tokenizer.vocab_size=1000000000", "tokenizer.vocab_size.*1048576"),
         ("model.d_model=1000000", "model.d_model.*32768"),
         ("sampling.cache=approximate", "cache approximate has no effect without blocks"),
+        ("export.lengths=[64, 1000]", "export.lengths has 1000, but the model writes shards.seq_len"),
         ("training.steps.more=1", "steps is a value, not a section"),
     ],
 )

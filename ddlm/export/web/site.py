@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ddlm.artifacts import write_atomically
 from ddlm.config import UserError
 from ddlm.diffusion import SamplingConfig
-from ddlm.export import ExportConfig
+from ddlm.export import ExportConfig, require
 from ddlm.export.runtime import drafts, unmasking
-from ddlm.export.stage import require_extra, require_whole_canvas
+from ddlm.export.stage import require_extra
 from ddlm.export.text import random_rows
 from ddlm.export.web import vendor
 from ddlm.generation import DiffusionPipeline, words
@@ -72,7 +72,7 @@ def export_site(
     tokenizer is of a kind that the page does not read, or the settings are none for it.
     """
     require_extra()
-    require_whole_canvas(sampling)
+    require(sampling, export)
     require_readable(pipeline.tokenizer)
     require_free(output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,14 @@ import pytest
 from ddlm.artifacts import Artifact, ArtifactStore, DamageError
 from ddlm.cli import explain
 from ddlm.config import UserError
-from ddlm.experiment import Experiment, fingerprint
+from ddlm.experiment import Experiment, fingerprint, load_experiment
 from ddlm.experiment.datasets import datasets
 from ddlm.experiment.fingerprint import reachable
-from ddlm.experiment.stages import STAGES, NotPublished, Session, needed_for
+from ddlm.experiment.stages import STAGES, NotPublished, Session, needed_for, run_plainly
 from ddlm.tracking.mlflow_runs import MlflowRuns
 from tests.ddlm.experiment.damage import flip_a_bit
 
+TINY = Path(__file__).parents[3] / "configs" / "tiny.toml"
 INPUTS = [Artifact(name, "k", f"digest of {name}", Path(name)) for name in ("tokenizer", "shards")]
 
 
@@ -59,6 +60,28 @@ def test_nothing_is_built_from_a_damaged_input(tiny: Experiment, tmp_path: Path)
     mended, built = Session(tiny, store=session.store, verify=True).run("corpus", [])
     assert built
     assert session.run("tokenizer", [mended])[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"evaluation.pairs": "nowhere"}, r"evaluation\.pairs nowhere: no such file or folder"),
+        ({"training.init_from": "nowhere"}, r"training\.init_from nowhere: no model\.safetensors"),
+        ({"tokenizer.pretrained": "nowhere"}, r"tokenizer\.pretrained nowhere: found neither"),
+        ({"sampling.cache": "approximate", "sampling.block_size": 16}, 'export: sampling.cache is "approximate"'),
+        ({"model.d_model": 2**15, "model.num_layers": 1024}, "take .* GB, and this machine has .* GB of memory"),
+    ],
+)
+def test_what_a_late_stage_would_end_with_is_known_before_the_first(
+    overrides: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    session = Session(load_experiment(TINY, overrides), store=ArtifactStore(tmp_path / "store"))
+    with pytest.raises(UserError, match=message):
+        run_plainly(session)
+    with pytest.raises(UserError, match=message):
+        session.cached()
+    assert list(session.store) == []
+    run_plainly(session, until="corpus")
 
 
 def forget() -> None:

@@ -46,6 +46,11 @@ def test_a_checkpoint_holds_the_values_of_its_step(tmp_path: Path) -> None:
     assert state["step"] == 1
 
 
+def test_a_checkpoints_files_are_all_as_readable(tmp_path: Path) -> None:
+    modes = {path.stat().st_mode for path in write(tmp_path, 1).iterdir()}
+    assert len(modes) == 1
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or not Path("/dev/full").exists(), reason="needs a file system to fill")
 def test_a_full_disk_leaves_the_older_checkpoint_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = checkpoint.Writer(tmp_path, keep=2)
