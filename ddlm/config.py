@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 EXECUTION_ONLY: dict[str, Any] = {"execution_only": True}
@@ -45,6 +45,14 @@ class Section(BaseModel):
     """One section of an experiment: frozen, strictly typed, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _whole_numbers_have_64_bits(cls, value: Any) -> Any:
+        """As in TOML, torch and numpy; Python's own have no end."""
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("wanted a number of at most 64 bits")
+        return value
 
     def keyed(self) -> dict[str, Any]:
         """The fields that can change a result: what a cache key is made from."""

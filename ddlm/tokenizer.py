@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from ddlm.artifacts import Workspace
@@ -46,6 +46,12 @@ class TokenizerConfig(Section):
     """A folder with a tokenizer.json or a GPT-2 style vocab.json and merges.txt, taken instead of training one."""
     train_stories: int | None = Field(default=None, ge=1)
     """Stories that the tokenizer is trained on: the first ones; all when absent."""
+
+    @model_validator(mode="after")
+    def _only_characters_can_be_unknown(self) -> "TokenizerConfig":
+        if self.unknown == "replace" and self.kind == "bpe":
+            raise ValueError('unknown "replace" has no effect with kind bpe, which knows every byte; leave it out')
+        return self
 
 
 class Tokenizer:

@@ -24,7 +24,7 @@ class CorpusConfig(Section):
     """The part held out where the source has no validation split; a story goes by the hash of its text."""
     offline: Literal["error", "sample"] = "error"
     """When the hub can't be reached: fail, or warn loudly and take the bundled sample."""
-    hub_timeout_s: float = Field(default=20.0, gt=0, json_schema_extra=EXECUTION_ONLY)
+    hub_timeout_s: float = Field(default=20.0, gt=0, le=86400, json_schema_extra=EXECUTION_ONLY)
 
 
 class ShardsConfig(Section):
@@ -34,5 +34,5 @@ class ShardsConfig(Section):
     layout: Literal["story", "packed"] = "story"
     """`story`: one story a row, its tail filled with end tokens. `packed`: one continuous stream."""
     rows_per_shard: int = Field(default=65536, ge=1, le=2**24)
-    workers: int | None = Field(default=None, ge=1, json_schema_extra=EXECUTION_ONLY)
+    workers: int | None = Field(default=None, ge=1, le=2**12, json_schema_extra=EXECUTION_ONLY)
     """Threads that encode; every core when absent."""

@@ -12,7 +12,7 @@ class EvaluationConfig(Section):
 
     stories: int = Field(default=256, ge=1)
     """Validation stories that the bound is measured on: the first ones, with all their rows."""
-    masks_per_row: int = Field(default=16, ge=2, multiple_of=2)
+    masks_per_row: int = Field(default=16, ge=2, le=2**16, multiple_of=2)
     """Random masks a row, stratified over the number of masked tokens: half in each of two independent replicates."""
     chain_rule_stories: int = Field(default=16, ge=0)
     """Stories whose exact likelihood is taken along each order: the first ones. A row costs a run of the network for
@@ -22,11 +22,11 @@ class EvaluationConfig(Section):
         "confidence",
         "margin",
     )
-    num_samples: int = Field(default=20, ge=2)
-    num_continuations: int = Field(default=20, ge=1)
+    num_samples: int = Field(default=20, ge=2, le=2**20)
+    num_continuations: int = Field(default=20, ge=1, le=2**20)
     prompt_words: int = Field(default=20, ge=1)
     """A continuation's prompt: so many first words of a validation story; the rest is its reference."""
-    num_infills: int = Field(default=16, ge=0)
+    num_infills: int = Field(default=16, ge=0, le=2**20)
     """Stories whose middle sentence is taken out and written anew."""
     corpus_stories: int = Field(default=20_000, ge=1)
     """Training stories that samples are searched in for copied runs and known words: the first ones."""
@@ -38,7 +38,7 @@ class EvaluationConfig(Section):
     """Minimal pairs in BLiMP's format: a jsonl file or a folder of them."""
     frontier: Literal["quick", "standard", "full"] | None = None
     """How many ways of writing the judge compares; none when absent."""
-    batch_size: int = Field(default=32, ge=1, json_schema_extra=EXECUTION_ONLY)
+    batch_size: int = Field(default=32, ge=1, le=2**20, json_schema_extra=EXECUTION_ONLY)
 
     @model_validator(mode="after")
     def _a_frontier_needs_a_judge(self) -> "EvaluationConfig":

@@ -28,7 +28,7 @@ class ExportConfig(Section):
     """The likeliest tokens that a step graph draws from: the bundle's `top_k` is no larger. Fewer are sorted faster."""
     most_opened: int = Field(default=64, ge=1, le=3840)
     """Positions that a step of a step graph opens at most; TensorRT sorts no more than 3840."""
-    check_batches: int = Field(default=4, ge=1)
+    check_batches: int = Field(default=4, ge=1, le=2**20)
     """Masked validation batches on which onnxruntime is compared with torch."""
     max_logit_difference: float = Field(default=1e-3, gt=0)
     """The export fails when onnxruntime's float32 logits differ by more than this."""
@@ -42,11 +42,11 @@ class ExportConfig(Section):
     max_bits_per_byte_loss: float = Field(default=0.01, gt=0)
     """A quantised network that may lose more against float32 is left out of the bundle: by the upper end of the 95 %
     interval."""
-    quality_rows: int = Field(default=32, ge=2)
+    quality_rows: int = Field(default=32, ge=2, le=2**20)
     """Validation rows on which all of that is measured,"""
-    quality_masks: int = Field(default=4, ge=2, multiple_of=2)
+    quality_masks: int = Field(default=4, ge=2, le=2**16, multiple_of=2)
     """each under so many masks;"""
-    quality_texts: int = Field(default=4, ge=0)
+    quality_texts: int = Field(default=4, ge=0, le=2**20)
     """and so many texts that each network writes."""
 
 

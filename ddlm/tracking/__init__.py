@@ -35,11 +35,11 @@ class TrackingConfig(Section):
     """An MLflow server or store; `mlflow.db` in the home folder when absent. With wandb, its server."""
     promotion: Literal["automatic", "by hand"] = "automatic"
     """Whether a better version becomes champion by itself, or waits for `ddlm registry promote`."""
-    wait_minutes: float = Field(default=3.0, ge=0, json_schema_extra=EXECUTION_ONLY)
+    wait_minutes: float = Field(default=3.0, ge=0, le=1440, json_schema_extra=EXECUTION_ONLY)
     """How long publishing waits for MLflow while it is away."""
     system_metrics: bool = Field(default=True, json_schema_extra=EXECUTION_ONLY)
     """Whether MLflow is told how busy processor, memory, disk, network and, with nvidia-ml-py, the GPU are."""
-    flush_every_s: float = Field(default=10.0, gt=0, json_schema_extra=EXECUTION_ONLY)
+    flush_every_s: float = Field(default=10.0, gt=0, le=86400, json_schema_extra=EXECUTION_ONLY)
 
 
 class StageRun:

@@ -1,11 +1,14 @@
 """Training: one loop, exact resume."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ddlm.config import EXECUTION_ONLY, LocalPath, Section
+
+DECAY_SHARE, FINAL_RATIO = 0.2, 0.05
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class GroupConfig(Section):
@@ -14,7 +17,7 @@ class GroupConfig(Section):
     learning_rate: float | None = Field(default=None, gt=0)
     final_learning_rate_ratio: float | None = Field(default=None, ge=0, le=1)
     weight_decay: float | None = Field(default=None, ge=0)
-    betas: tuple[float, float] | None = None
+    betas: tuple[Beta, Beta] | None = None
     eps: float | None = Field(default=None, gt=0)
     momentum: float | None = Field(default=None, ge=0, lt=1)
     """Muon's, so of `hidden` alone."""
@@ -30,16 +33,16 @@ class TrainingConfig(Section):
     """`muon`: Muon for the hidden matrices, AdamW for the rest."""
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     hidden: GroupConfig = GroupConfig()
     embedding: GroupConfig = GroupConfig()
     head: GroupConfig = GroupConfig()
     scalar: GroupConfig = GroupConfig()
     warmup_steps: int = Field(default=50, ge=0)
     decay: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    decay_share: float = Field(default=0.2, gt=0, le=1)
+    decay_share: float = Field(default=DECAY_SHARE, gt=0, le=1)
     """The last share of training, over which `wsd` (warm-up, stable, decay) decays linearly."""
-    final_learning_rate_ratio: float = Field(default=0.05, ge=0, le=1)
+    final_learning_rate_ratio: float = Field(default=FINAL_RATIO, ge=0, le=1)
     clip_norm: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """0 switches the moving average of the weights off."""
@@ -58,7 +61,7 @@ class TrainingConfig(Section):
     resume_from: LocalPath | None = None
     """A checkpoint folder to continue; only `steps` and execution-only fields may differ from its experiment."""
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", json_schema_extra=EXECUTION_ONLY)
-    threads: int | None = Field(default=None, ge=1, json_schema_extra=EXECUTION_ONLY)
+    threads: int | None = Field(default=None, ge=1, le=2**12, json_schema_extra=EXECUTION_ONLY)
     processes: int = Field(default=1, ge=1, le=1024, json_schema_extra=EXECUTION_ONLY)
     """Started here, each with its share of the batch. Under torchrun leave it 1: its ranks count instead."""
     sharding: Literal["none", "optimizer", "full"] = Field(default="none", json_schema_extra=EXECUTION_ONLY)
@@ -90,6 +93,15 @@ class TrainingConfig(Section):
             raise ValueError("momentum has no effect under AdamW: only training.hidden with muon takes it; set betas")
         if with_muon and (self.hidden.betas or self.hidden.eps):
             raise ValueError("training.hidden: betas and eps have no effect under Muon; set momentum")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_belong_to_the_decay(self) -> "TrainingConfig":
+        ratio, share = self.final_learning_rate_ratio, self.decay_share
+        if self.decay != "wsd" and share != DECAY_SHARE:
+            raise ValueError(f"decay_share {share:g} is for decay wsd, and that is {self.decay}; leave it out")
+        if self.decay == "constant" and ratio != FINAL_RATIO:
+            raise ValueError(f"final_learning_rate_ratio {ratio:g} has no effect with decay constant; leave it out")
         return self
 
     def keyed(self) -> dict[str, Any]:

@@ -51,6 +51,13 @@ def test_an_override_reaches_its_field() -> None:
         ("model.d_model=1000000", "model.d_model.*32768"),
         ("sampling.cache=approximate", "cache approximate has no effect without blocks"),
         ("export.lengths=[64, 1000]", "export.lengths has 1000, but the model writes shards.seq_len"),
+        ("training.decay_share=0.5", "decay_share 0.5 is for decay wsd, and that is cosine"),
+        ('training={decay = "constant", final_learning_rate_ratio = 0.5}', "no effect with decay constant"),
+        ("tokenizer.unknown=replace", 'unknown "replace" has no effect with kind bpe'),
+        ("training.betas=[0.9, 1.5]", "training.betas.1: .*less than 1"),
+        (f"training.steps={10**30}", "training.steps: wanted a number of at most 64 bits"),
+        ("evaluation.num_samples=1000000000", "evaluation.num_samples.*1048576"),
+        ("corpus.hub_timeout_s=1e300", "corpus.hub_timeout_s.*86400"),
         ("training.steps.more=1", "steps is a value, not a section"),
     ],
 )

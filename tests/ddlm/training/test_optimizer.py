@@ -105,7 +105,7 @@ def test_the_learning_rate_warms_up_from_above_zero() -> None:
     ],
 )
 def test_the_learning_rate_decays_to_its_floor(decay: Any, ratios: list[float]) -> None:
-    config = TrainingConfig(warmup_steps=0, decay=decay, decay_share=0.4)
+    config = TrainingConfig(warmup_steps=0, decay=decay)
     assert [learning_rate_ratio(1, done, config, 0.1) for done in (0.0, 0.25, 0.5, 1.0)] == pytest.approx(
         ratios, abs=1e-6
     )
