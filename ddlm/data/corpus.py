@@ -174,8 +174,8 @@ def _require_enough(corpus: CorpusConfig, counts: dict[str, Counter[str]], write
     total = sum(counts.values(), Counter())
     raise UserError(
         f"corpus.source {corpus.source}: {train} stories to train on and {validation} to validate with, out of "
-        f"{total['rows']} rows ({total['empty']} empty, {total['broken']} broken, {total['duplicates']} duplicates); "
-        f"wanted at least {FEWEST_TRAIN_STORIES} and 1: give more stories"
+        f"{total['rows']} rows ({total['empty']} empty, {total['broken']} broken: no text, or with NUL or half a "
+        f"character in it, {total['duplicates']} duplicates); wanted at least {FEWEST_TRAIN_STORIES} and 1: give more"
     )
 
 

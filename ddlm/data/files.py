@@ -22,7 +22,8 @@ SYNONYMS = {
 class Splits:
     """The files of a source by split.
 
-    left_out: files with stories that belong to neither, where a split is named.
+    left_out: files with stories that belong to neither, where a split is named; and those in folders within, where
+        there are files above them.
     """
 
     train: list[Path]
@@ -59,13 +60,15 @@ def split_files(path: Path, train: str = "train", validation: str = "validation"
     files = story_files(path)
     if path.is_file():
         return Splits(files, [], [])
+    within = [file for file in _readable(path, "*/*") if file not in files]
     of = {file: split_of(file.relative_to(path), train, validation) for file in files}
     group = {split: [file for file in files if of[file] == split] for split in (*SYNONYMS, None)}
     held_out = group["validation"] or group["test"]
     chosen = group["train"] or group[None]
     if not chosen:  # a folder of one split alone
-        return Splits(files, [], [])
-    return Splits(chosen, held_out, [file for file in files if file not in (*chosen, *held_out)])
+        return Splits(files, [], within)
+    left_out = [file for file in files if file not in (*chosen, *held_out)]
+    return Splits(chosen, held_out, left_out + within)
 
 
 def split_of(file: Path, train: str, validation: str) -> str | None:

@@ -5,12 +5,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ddlm.config import Unreachable, UserError
 from ddlm.data import CorpusConfig
+from ddlm.data.files import split_of
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +81,10 @@ def ask_hub(corpus: CorpusConfig) -> str:
 def open_splits(corpus: CorpusConfig, commit: str, *, train: str, validation: str) -> dict[str, Iterator[object]]:
     """Streams of the text column, by `train` and, where the dataset has it, `validation`.
 
-    Raises: UserError when a split or the column does not exist.
+    Raises: UserError when a split or the column does not exist, Unreachable when the hub breaks off.
     """
     from datasets import load_dataset
+    from huggingface_hub.errors import HTTPError
 
     try:
         ask_hub(corpus)
@@ -91,10 +94,22 @@ def open_splits(corpus: CorpusConfig, commit: str, *, train: str, validation: st
         splits = load_dataset(corpus.source, corpus.name, revision=commit, streaming=True)
     except (FileNotFoundError, ValueError) as error:  # no data files; several configurations
         raise UserError(f"corpus.source {corpus.source}: {_first_line(error)}") from None
+    except HTTPError as error:
+        raise Unreachable(f"corpus.source {corpus.source}: the hub broke off ({_first_line(error)})") from error
     if train not in splits:
         raise UserError(f"corpus.train_split {train!r}: {corpus.source} has {', '.join(splits)}; take one of them")
-    names = {"train": train, "validation": validation}
-    return {ours: _texts(corpus, splits[name]) for ours, name in names.items() if name in splits}
+    held_out = held_out_of([name for name in splits if name != train], validation)
+    logger.info("corpus: train: %s; validation: %s", train, held_out or "a part of it")
+    names = {"train": train, "validation": held_out}
+    return {ours: _texts(corpus, splits[name]) for ours, name in names.items() if name}
+
+
+def held_out_of(splits: Sequence[str], validation: str) -> str | None:
+    """The split to validate with: the configured one, else one whose name says so, as a folder's file would."""
+    if validation in splits:
+        return validation
+    of = {split_of(Path(name), "train", validation): name for name in reversed(splits)}
+    return of.get("validation") or of.get("test")
 
 
 def _texts(corpus: CorpusConfig, rows: Iterable[dict[str, Any]]) -> Iterator[object]:
@@ -109,7 +124,7 @@ def _texts(corpus: CorpusConfig, rows: Iterable[dict[str, Any]]) -> Iterator[obj
                 )
             yield row[corpus.text_field]
     except HTTPError as error:  # the client's errors are no OSError, so nobody would know that it is worth a retry
-        raise ConnectionError(f"corpus.source {corpus.source}: the hub broke off ({_first_line(error)})") from error
+        raise Unreachable(f"corpus.source {corpus.source}: the hub broke off ({_first_line(error)})") from error
 
 
 def _ask(corpus: CorpusConfig) -> str:

@@ -121,9 +121,9 @@ def _read_jsonl(path: Path, field: str) -> Rows:
     """Raises: UserError when no row of the first ROWS_AT_A_TIME has the field: a first line may describe the others."""
     is_found, is_json, names = False, False, dict[str, None]()
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(_each_line(lines), start=1):
             row = _parsed(line)
-            is_json = is_json or row is not line
+            is_json = is_json or row not in (line, "")
             if isinstance(row, dict):
                 is_found = is_found or field in row
                 names |= dict.fromkeys(row)
@@ -137,7 +137,9 @@ def _read_jsonl(path: Path, field: str) -> Rows:
 
 
 def _parsed(line: bytes) -> object:
-    """The line itself where it isn't JSON or not UTF-8: a broken row."""
+    """The line itself where it isn't JSON or not UTF-8: a broken row. A blank one is an empty story."""
+    if not line.strip():
+        return ""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

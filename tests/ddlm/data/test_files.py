@@ -74,6 +74,11 @@ def test_a_line_says_what_was_taken_for_what(tmp_path: Path) -> None:
     assert said == "train: train.txt; validation: valid.txt; left out: notes.txt, test.txt"
 
 
+def test_folders_beside_stories_are_said_to_be_left_out(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, "stories.txt", "data/train-0.txt", ".cache/a.txt", "data/README.txt")
+    assert split_files(root).describe(root) == "train: stories.txt; left out: data/train-0.txt"
+
+
 def test_a_test_split_validates_where_there_is_no_other(tmp_path: Path) -> None:
     root = folder_of(tmp_path, "train.txt", "test.txt")
     assert names(split_files(root).validation, root) == ["test.txt"]
@@ -114,6 +119,18 @@ def test_a_first_line_may_describe_the_others(tmp_path: Path) -> None:
     lines = [{"meta": 1}, {"text": "Once."}, {"text": "Twice."}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert list(read_files([tmp_path / "a.jsonl"], "text")) == [None, "Once.", "Twice."]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r", "\n\n"])
+def test_lines_of_json_may_end_as_on_any_system(tmp_path: Path, ending: str) -> None:
+    lines = ['\ufeff{"text": "Once."}', '{"text": "A café."}', ""]
+    (tmp_path / "a.jsonl").write_bytes(ending.join(lines).encode())
+    assert [text for text in read_files([tmp_path / "a.jsonl"], "text") if text] == ["Once.", "A café."]
+
+
+def test_blank_lines_are_no_column(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"broken\n\n")
+    assert list(read_files([tmp_path / "a.jsonl"], "text")) == [b"broken", ""]
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])

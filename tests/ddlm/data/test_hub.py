@@ -22,7 +22,7 @@ from ddlm.artifacts import Unlogged, Workspace
 from ddlm.config import Unreachable, UserError
 from ddlm.data import CorpusConfig
 from ddlm.data.corpus import build, resolve
-from ddlm.data.hub import OFFLINE_SWITCHES
+from ddlm.data.hub import OFFLINE_SWITCHES, held_out_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 INFO = {"id": "them/stories", "sha": COMMIT, "private": False, "tags": [], "downloads": 0}
@@ -134,6 +134,19 @@ def test_the_first_rows_are_streamed_from_the_commit(tmp_path: Path, monkeypatch
     assert report["source"] == {"kind": "hub", "dataset": "them/stories"}
     assert report["stories"] == {"train": 20, "validation": 3}
     assert {name: read["rows"] for name, read in report["read"].items()} == {"train": 20, "validation": 3}
+
+
+@pytest.mark.parametrize(
+    ("splits", "held_out"),
+    [
+        (["validation", "valid"], "validation"),
+        (["test", "valid"], "valid"),
+        (["extra", "test"], "test"),
+        (["extra"], None),
+    ],
+)
+def test_a_split_whose_name_says_so_validates(splits: list[str], held_out: str | None) -> None:
+    assert held_out_of(splits, "validation") == held_out
 
 
 @pytest.mark.usefixtures("hub")
