@@ -74,7 +74,7 @@ def evaluate(
     from ddlm.evaluation.sweep import Sweep, processes
 
     with processes() as (index, count):
-        sweep = Sweep(wanted.evaluation.batch_size, pipeline.device, index, count, label="scoring, batches")
+        sweep = Sweep(wanted.evaluation.batch_size, pipeline.device, index, count, label="bound, batches")
         found = scores.evaluate(
             pipeline, stories, model=model, evaluation=wanted.evaluation, sampling=wanted.sampling, seed=seed,
             layout=pipeline.config.layout, sweep=sweep, text_name=data.name,
@@ -93,12 +93,13 @@ def show(scores: Mapping[str, Any]) -> None:
 
     from ddlm.evaluation.measures import LIKELIHOOD, TEXT, measured_on, rows
 
-    console = Console()
+    console, lines = Console(), list(rows(scores, LIKELIHOOD + TEXT))
     titles = ["score", "this model", "real stories", "what it is"]
-    shown = len(titles) if console.width >= WIDE else len(titles) - 1
-    table = Table(*titles[:shown], box=None, header_style="dim", pad_edge=False)
-    for row in rows(scores, LIKELIHOOD + TEXT):
-        table.add_row(*row[:shown])
+    has_stories = any(beside for _, _, beside, _ in lines)
+    shown = [0, 1, *[2] * has_stories, *[3] * (console.width >= WIDE)]
+    table = Table(*(titles[column] for column in shown), box=None, header_style="dim", pad_edge=False)
+    for line in lines:
+        table.add_row(*(line[column] for column in shown))
     console.print(table)
     console.print(f"measured on {measured_on(scores)}", markup=False, soft_wrap=True)
 

@@ -47,8 +47,9 @@ def with_error(pattern: str, value: float, error: float) -> str:
     assert match, pattern
     before, sign, most, kind, after = match.groups()
     scale, unit = (100, " %") if kind == "%" else (1, "")
-    digits = max(0, min(int(most), math.ceil(-math.log10(scale * error)) - 1))
-    return f"{before}{scale * value:{sign}.{digits}f} ± {scale * error:.1g}{unit}{after}"
+    known = math.ceil(-math.log10(scale * error))
+    digits = max(0, min(int(most), known - 1))
+    return f"{before}{scale * value:{sign}.{digits}f} ± {scale * error:.{max(0, known)}f}{unit}{after}"
 
 
 def at(scores: Mapping[str, Any], path: str) -> Any:

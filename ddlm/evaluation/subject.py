@@ -75,7 +75,7 @@ def masked_scores(subject: Subject) -> dict[str, Any]:
         pipeline.model.at,
         subject.rows,
         end_id=pipeline.tokenizer.end_id,
-        **common | {"sweep": subject.sweep.called("curve over mask rates, batches")},
+        **common | {"sweep": subject.sweep.called("mask rates, batches")},
     )
     return {
         "calibration": asdict(calibrate(pipeline.model.at, subject.rows, **common)),

@@ -66,7 +66,8 @@ def shown(value: Any) -> str:
 
 
 def draw(groups: Sequence[Group], folder: Path) -> list[Path]:
-    """`curves-<text>.png`: validation over steps; `scores-<text>.png`: what the ranking goes by. One text a picture."""
+    """`curves-<text>.png`: validation over steps; `scores-<text>.png`: what the ranking goes by. One text a picture;
+    scores on nobody knows what text have none."""
     from ddlm.experiment.pictures import draw_curves, draw_scores  # matplotlib takes a second
 
     pictures = []
@@ -78,7 +79,7 @@ def draw(groups: Sequence[Group], folder: Path) -> list[Path]:
         if curves:
             pictures.append(folder / f"curves-{slug}.png")
             draw_curves(curves, pictures[-1])
-        if values:
+        if values and group.data:
             pictures.append(folder / f"scores-{slug}.png")
             draw_scores(values, pictures[-1])
     return pictures

@@ -168,6 +168,19 @@ def test_every_monte_carlo_figure_of_the_summary_is_shown_with_its_error():
     assert shown["… gap to it"] == "+0.1 ± 0.02"
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (165.4, 12.3, "165 ± 12"),
+        (165.4, 0.3, "165 ± 0.3"),
+        (1.38912, 0.0062, "1.39 ± 0.006"),
+        (2, 2e-5, "2.000 ± 0.00002"),
+    ],
+)
+def test_an_error_is_written_as_people_write_it(value, error, shown):
+    assert measures.with_error("{:.3f}", value, error) == shown
+
+
 def test_the_text_is_named_where_its_name_is_known():
     named = SCORES | {"data": SCORES["data"] | {"name": "a <corpus>"}}
     assert measures.measured_on(named) == "200 stories of a <corpus> (90,000 bytes, digest dddddddd)"

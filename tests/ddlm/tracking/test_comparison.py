@@ -59,6 +59,7 @@ def test_runs_on_different_texts_are_never_ranked_together(add: Add) -> None:
         [elsewhere],
     ]
     assert "Not ranked, since their text is unknown" in parts[0]
+    assert [path.name for path in made.pictures] == [f"scores-{first}.png", f"scores-{second}.png"]
 
 
 def test_only_parameters_that_differ_are_shown(add: Add) -> None:
