@@ -21,7 +21,7 @@ from ddlm.evaluation.judge import Judge, compare
 from ddlm.evaluation.pairs import Pair, read_pairs, score_pairs
 from ddlm.evaluation.subject import Subject, gap_scores, likelihood_scores, masked_scores
 from ddlm.evaluation.sweep import Sweep
-from ddlm.evaluation.written import Written, continue_stories, in_rows
+from ddlm.evaluation.written import Written, continue_stories, in_rows, shown_in_rows
 from ddlm.generation import DiffusionPipeline, Frame, Sample
 from ddlm.tokenizer import Tokenizer
 from ddlm.tracking.provenance import origin
@@ -137,7 +137,7 @@ def evaluate(
         "provenance": provenance(pipeline.device),
     }
     frames = pipeline.frames(sampling=sampling, seed=seed)
-    real = in_rows(pipeline, stories[: len(free)])
+    real = shown_in_rows(pipeline, stories[: len(free)])
     return Evaluation(scores, subject.rows, own.row_nats, subject.story, free, continued, frames, real)
 
 

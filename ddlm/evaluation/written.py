@@ -9,6 +9,9 @@ from ddlm.evaluation import EvaluationConfig
 from ddlm.evaluation.text import split_at_word
 from ddlm.generation import DiffusionPipeline, Sample
 
+CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+"""A row may end between the bytes of one."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -40,18 +43,23 @@ def continue_stories(
             evaluation.num_continuations,
         )
     )
-    cut_character = "\N{REPLACEMENT CHARACTER}"  # the row may end between the bytes of one
     samples = pipeline.generate_batch([prompt for prompt, _, _ in fitting], sampling=sampling, seed=seed).samples
     return [
         Written(
             sample,
             continuation=tokenizer.decode(sample.tokens[len(prompt_ids) :]),
             reference=tokenizer.decode(tokenizer.encode(rest)[: pipeline.seq_len - len(prompt_ids)]).rstrip(
-                cut_character
+                CUT_CHARACTER
             ),
         )
         for sample, (_, rest, prompt_ids) in zip(samples, fitting, strict=True)
     ]
+
+
+def shown_in_rows(pipeline: DiffusionPipeline, stories: Sequence[str]) -> list[str]:
+    """For people: an ellipsis says that the story goes on."""
+    cut = zip(in_rows(pipeline, stories), stories, strict=True)
+    return [text if len(text) >= len(story) else f"{text.rstrip(CUT_CHARACTER)} …" for text, story in cut]
 
 
 def in_rows(pipeline: DiffusionPipeline, stories: Sequence[str]) -> list[str]:

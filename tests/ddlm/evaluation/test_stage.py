@@ -19,6 +19,7 @@ from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import BUDGETS, EvaluationConfig, measures, sources, stage
 from ddlm.evaluation import scores as scoring
 from ddlm.evaluation.subject import rows_from_texts
+from ddlm.evaluation.written import shown_in_rows
 from ddlm.generation import DiffusionPipeline
 from ddlm.model import ModelConfig
 from ddlm.model.folder import ModelFolder
@@ -198,6 +199,14 @@ def test_samples_have_one_seed_and_numbers_of_their_own(inputs):
     )  # fmt: skip
     assert [(written.sample.seed, written.sample.number) for written in result.free] == [(7, i) for i in range(5)]
     assert len({written.sample.tokens for written in result.free}) == 5
+
+
+def test_a_real_story_that_a_row_does_not_hold_ends_in_an_ellipsis(inputs):
+    pipeline, short = random_pipeline(Tokenizer.load(inputs["train"])), "Sue ran."
+    cut, whole = shown_in_rows(pipeline, [validation(inputs)[0] * 9, short])
+    assert cut.endswith(" …")
+    assert validation(inputs)[0].startswith(cut[:10])
+    assert whole == short
 
 
 def test_the_digest_is_of_the_evaluated_text_alone(inputs, scores):
