@@ -274,7 +274,7 @@ class TestBadInput:
 
     def test_binary_junk_in_jsonl(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         (tmp_path / "junk.jsonl").write_bytes(random.Random(0).randbytes(20_000))
-        expect_refusal(tmp_path / "junk.jsonl", r"0 stories to train on .* broken")
+        expect_refusal(tmp_path / "junk.jsonl", r"0 stories to train on .* broken: no text, or with NUL")
 
     def test_zeros_are_no_text(self, expect_refusal: Callable[..., None], tmp_path: Path) -> None:
         (tmp_path / "zeros.txt").write_bytes(bytes(1000))
