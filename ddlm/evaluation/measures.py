@@ -47,9 +47,10 @@ def with_error(pattern: str, value: float, error: float) -> str:
     assert match, pattern
     before, sign, most, kind, after = match.groups()
     scale, unit = (100, " %") if kind == "%" else (1, "")
-    known = math.ceil(-math.log10(scale * error))
-    digits = max(0, min(int(most), known - 1))
-    return f"{before}{scale * value:{sign}.{digits}f} ± {scale * error:.{max(0, known)}f}{unit}{after}"
+    apart = scale * error
+    digits = max(0, min(int(most), math.ceil(-math.log10(apart)) - 1))
+    told = f"{apart:.1g}" if apart < 9.5 else f"{apart:.0f}"  # 12, not 1e+01
+    return f"{before}{scale * value:{sign}.{digits}f} ± {told}{unit}{after}"
 
 
 def at(scores: Mapping[str, Any], path: str) -> Any:
