@@ -66,7 +66,7 @@ def test_nothing_is_built_from_a_damaged_input(tiny: Experiment, tmp_path: Path)
     ("overrides", "message"),
     [
         ({"evaluation.pairs": "nowhere"}, r"evaluation\.pairs nowhere: no such file or folder"),
-        ({"training.init_from": "nowhere"}, r"training\.init_from nowhere: no model\.safetensors"),
+        ({"training.init_from": "nowhere"}, r"training\.init_from: model nowhere: no such folder or experiment"),
         ({"tokenizer.pretrained": "nowhere"}, r"tokenizer\.pretrained nowhere: found neither"),
         ({"sampling.cache": "approximate", "sampling.block_size": 16}, 'export: sampling.cache is "approximate"'),
         ({"model.d_model": 2**15, "model.num_layers": 1024}, "take .* GB, and this machine has .* GB of memory"),
