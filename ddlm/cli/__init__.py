@@ -67,7 +67,7 @@ def main() -> None:
             code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer takes Ctrl-C for itself and says nothing
             fail(stopped(sys.argv[1:2]), INTERRUPTED)
-        sys.exit(code)
+        sys.exit(code or 0)
     except UsageError as error:
         fail(refusal(error, sys.argv[1:]), 2)
     except BrokenPipeError:  # whoever read our output has enough of it
