@@ -1,6 +1,7 @@
 """The command that serves the page."""
 
 import os
+import re
 import socket
 from importlib.util import find_spec
 from typing import Annotated
@@ -18,6 +19,9 @@ SWITCHES = {
     "GRADIO_ANALYTICS_MAX_EVENTS": "100",  # Gradio keeps statistics of events, which nobody looks at here
 }
 """What Gradio reads when it is imported."""
+KEPT = ("GRADIO_TEMP_DIR", "GRADIO_SHARE_SERVER_ADDRESS")
+"""What else of Gradio's environment means something here. Options have their own; the rest is of servers that Gradio
+starts."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,10 +30,19 @@ def add_to(app: typer.Typer) -> None:
 
 def ui(
     model: ModelArgument,
-    port: Annotated[int, typer.Option(help="Where the page is; 0 takes any that is free.")] = 7860,
+    port: Annotated[
+        int, typer.Option(help="Where the page is; 0 takes any that is free.", envvar="GRADIO_SERVER_PORT")
+    ] = 7860,
     server_name: Annotated[
-        str, typer.Option(help="Who may reach it: this machine alone, or, with 0.0.0.0, whoever can.")
+        str,
+        typer.Option(
+            help="Who may reach it: this machine alone, or, with 0.0.0.0, whoever can.", envvar="GRADIO_SERVER_NAME"
+        ),
     ] = "127.0.0.1",
+    root_path: Annotated[
+        str,
+        typer.Option(help="Where a proxy shows the page: /ddlm, or a whole address.", envvar="GRADIO_ROOT_PATH"),
+    ] = "",
     share: Annotated[bool, typer.Option("--share", help="A public address too, through Gradio's own servers.")] = False,
     precision: PrecisionOption = "auto",
     max_length: Annotated[int, typer.Option(min=1, help="Tokens of a text of given length.")] = Limits.tokens,
@@ -49,15 +62,21 @@ def ui(
     if find_spec("gradio") is None:
         raise UserError(f"ui: gradio is not installed; run {installing('ui')}")
     require_precision(precision)
+    require_root_path(root_path)
     limits = Limits(max_length, max_samples, max_steps, at_once=at_once, waiting=waiting)
     with bind(server_name, port) as sock:
-        serve(sock, model, precision, limits, share=share)
+        serve(sock, model, precision, limits, root_path.rstrip("/"), share=share)
 
 
-def serve(sock: socket.socket, model: str, precision: str, limits: Limits, *, share: bool) -> None:
+def require_root_path(path: str) -> None:
+    """Raises: UserError for what is neither empty, nor a path, nor an address."""
+    if path and not re.fullmatch(r"(https?://[^/\s]+)?(/[^\s?#]*)?", path):
+        raise UserError(f"--root-path {path!r}: wanted a path such as /ddlm, or an address such as https://host/ddlm")
+
+
+def serve(sock: socket.socket, model: str, precision: str, limits: Limits, root_path: str, *, share: bool) -> None:
     """Load the model before the page, so that a wrong name is refused soon. Raises: UserError for one."""
-    os.environ |= SWITCHES
-    os.environ.pop("GRADIO_SERVER_PORT", None)  # read on import, and no server of Gradio's own is started
+    settle_environment()
     find_model(model)
     with saying(f"loading {model} and the page"):
         from ddlm.ui.shelf import Shelf
@@ -66,6 +85,13 @@ def serve(sock: socket.socket, model: str, precision: str, limits: Limits, *, sh
         shelf.open(shelf.first)
         from ddlm.ui import server
 
-        app = server.application(shelf, limits)
+        app = server.application(shelf, limits, root_path)
     typer.echo("\n".join([address(sock), *([server.share(sock)] if share else [])]))
     server.serve(sock, app)
+
+
+def settle_environment() -> None:
+    """Leave Gradio nothing to read but what the page means: a value that it can't read stops its import."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_") and name not in KEPT]:
+        del os.environ[name]
+    os.environ |= SWITCHES

@@ -35,7 +35,7 @@ class Way:
         tried = [draft for of_text in drafted for draft in of_text]
         self.each = len(drafted[0])
         self.writing = pipeline.writing(tried, sampling, order.seed)
-        self.histories = [History(pipeline.tokenizer) for _ in tried]
+        self.histories = [History(pipeline.tokenizer, order.length) for _ in tried]
         self.kept = list(range(0, len(tried), self.each))
 
     def __iter__(self) -> Iterator[None]:
@@ -60,10 +60,11 @@ def drafted_for(pipeline: DiffusionPipeline, order: Order, number: int) -> list[
 
 
 class Desk:
-    """A visitor's. sheets: their texts as far as they are."""
+    """A visitor's. sheets: their texts as far as they are. lengths: how many are tried for the gaps of each text."""
 
     def __init__(self) -> None:
         self.sheets: list[Sheet] = []
+        self.lengths = 1
         self.token = ""
         self._stop = threading.Event()
 
@@ -76,7 +77,7 @@ class Desk:
         ways = [Way(loaded.pipeline, order, sampling) for sampling in order.ways]
         stop = self._stop
         self.token = secrets.token_urlsafe(12)
-        self.sheets = sheets_of(ways, self.token)
+        self.sheets, self.lengths = sheets_of(ways, self.token), ways[0].each
         started = told = time.monotonic()
         try:
             for _ in in_turns(ways, loaded.turn, stop):

@@ -39,10 +39,14 @@ class Moment(NamedTuple):
 
 
 class History:
-    """Grows while the text is written. A token written once takes twelve bytes, however many steps there are."""
+    """Grows while the text is written. A token written once takes twelve bytes, however many steps there are.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    to_write: how many tokens that will be, where it is known; a text that is longer than the canvas shows a window of
+    it at a time.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, to_write: int | None = None) -> None:
+        self.tokenizer, self.to_write = tokenizer, to_write
         self.moments: list[Moment] = []
         self.num_sampling_steps = 0
         self.is_finished = False
@@ -78,7 +82,16 @@ class History:
     def share(self, number: int) -> float:
         """How much of what is to be written stands, from 0 to 1."""
         moment = self.moments[number]
-        return moment.written / max(1, moment.masked + moment.written)
+        return moment.written / max(1, self.to_write or 0, moment.masked + moment.written)
+
+    @property
+    def steps(self) -> int | None:
+        """How many there are: those that were taken once the text is whole, and before at most; None when nobody knows,
+        since further windows follow."""
+        last = self.last
+        if self.is_finished and not last.masked and last.written >= (self.to_write or 0):
+            return last.step
+        return self.num_sampling_steps if last.masked + last.written >= (self.to_write or 0) else None
 
     def marks(self, number: int) -> list[Mark]:
         """The tokens of a state and how old they are; of a finished text's last state all have settled."""

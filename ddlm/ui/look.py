@@ -4,11 +4,13 @@ from pathlib import Path
 
 from gradio.themes import Base
 
+from ddlm.export.web.site import PAGE
 from ddlm.rendering.page import SURENESS
 from ddlm.rendering.theme import Colour, mix, ramp
 from ddlm.ui.sheet import SHADES
 
 FOLDER = Path(__file__).parent
+COPYING = PAGE / "copying.js"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 """The visitor's own: nothing is fetched."""
@@ -34,4 +36,5 @@ def variables(shades: list[Colour]) -> str:
 
 
 def script() -> str:
-    return f"<script>{(FOLDER / 'page.js').read_text('utf-8')}</script>"
+    files = (path.read_text("utf-8") for path in (COPYING, FOLDER / "page.js"))
+    return "".join(['<script type="module">', *files, "</script>"])

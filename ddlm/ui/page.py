@@ -29,9 +29,12 @@ GAPS = """<p>A gap is <code>___</code>, and <code>___[5]</code> is one of five t
 stops.</p>"""
 LENGTH = "Tokens to write after the beginning, exactly; the model decides when empty."
 RIVAL = "A second order next to the first one, with the same seed."
-SEED = """The same seed and settings write the same text again, and `ddlm generate` writes it too where both compute in
-float32."""
+SEED = (
+    "The same seed and settings write the same text again, and `ddlm generate` writes it too where both compute in "
+    "float32."
+)
 SEEDS = 1_000_000
+CHOSEN = """() => [window.ddlm?.model() ?? ""]"""
 WAIT_S = 0.5
 SPARE = 10
 """Events besides writing that may run at once."""
@@ -96,6 +99,7 @@ class Page:
     def _add_controls(self) -> None:
         names = self.shelf.names()
         self.model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
+        self.chosen = gr.Textbox(visible=False)
         self.facts = gr.HTML("", elem_id="facts")
         self.samples = gr.Slider(
             1, self.limits.samples, 1, step=1, label="Texts", info="This many at once, each from its own draws.",
@@ -128,8 +132,10 @@ class Page:
         at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         state = [self.sheets, self.status, self.moment, self.write, self.stop]
-        inputs = {self.model, self.text, self.samples, self.seed, self.length, self.rival, *self.controls.values()}
-        blocks.load(self.welcome, None, [self.model, self.facts], **at_once)
+        kept = [self.text, self.samples, self.seed, self.length, self.rival, *self.controls.values()]
+        inputs = {self.model, *kept}
+        self._keep([*kept, self.fresh], blocks)
+        blocks.load(self.welcome, self.chosen, [self.model, self.facts], js=CHOSEN, **at_once)
         blocks.unload(self.leave)
         begun = self.write.click(self.begin, [self.fresh, self.seed], [self.seed, *state[2:]], **at_once)
         writing = begun.then(self.make, inputs, [self.sheets, self.status], **quiet)
@@ -149,11 +155,21 @@ class Page:
             filled = [self.text, unmasking, self.rival, self.length]
             button.click(None, None, filled, js=f"() => {json.dumps(values)}", **at_once)
 
-    def welcome(self) -> tuple[Any, str]:
-        """The models there are now: a page that is loaded again shows new ones."""
+    def _keep(self, controls: list[Any], blocks: gr.Blocks) -> None:
+        """Whatever is typed and set is kept by the browser, and is there again when the page is loaded again."""
+        alone: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+        restored = "(...values) => window.ddlm?.restored(values) ?? values"
+        blocks.load(None, controls, controls, js=restored, **alone)
+        changes = [each.change for each in controls]
+        gr.on(changes, None, controls, None, js="(...values) => window.ddlm?.keep(values)", **alone)
+        self.model.change(None, self.model, None, js="(name) => window.ddlm?.keepModel(name)", **alone)
+
+    def welcome(self, chosen: str) -> tuple[Any, str]:
+        """The models there are now: a page that is loaded again shows new ones, and the one that was chosen."""
         self.shelf.ask_registry()
         names = self.shelf.names()
-        return gr.Dropdown(names, value=names[0]), self.describe(names[0])
+        name = chosen if chosen in names else names[0]
+        return gr.Dropdown(names, value=name), self.describe(name)
 
     def describe(self, name: str) -> str:
         try:
@@ -201,11 +217,11 @@ class Page:
             with closing(desk.write(loaded, order)) as rates:
                 while (now := await to_thread(advanced, desk, rates)) is not None:
                     shown, rate = now
-                    yield shown, f"<p>{speed(rate)}</p>"
+                    yield shown, f"<p>{pace(desk, rate)}</p>"
         except UserError as error:
             yield gr.skip(), told(error)
             return
-        finished = f'<p role="status">Finished, {speed(rate)}</p>'
+        finished = f'<p role="status">{ended(desk, rate)}</p>'
         yield sheets_html(desk.sheets), STOPPED if desk.is_stopped else finished
 
     def _values(self, values: dict[Any, Any]) -> dict[str, Any]:
@@ -249,8 +265,17 @@ def advanced(desk: Desk, rates: Iterator[float]) -> tuple[str, float] | None:
     return None if rate is None else (sheets_html(desk.sheets), rate)
 
 
-def speed(rate: float) -> str:
+def pace(desk: Desk, rate: float) -> str:
+    """Tokens a second; where several lengths are tried, most of what is computed is not shown."""
+    if desk.lengths > 1:
+        return f"Trying {desk.lengths} lengths"
     return f"{rate:,.{0 if rate >= 10 else 1}f} tokens a second"
+
+
+def ended(desk: Desk, rate: float) -> str:
+    if desk.lengths > 1:
+        return f"Finished: of {desk.lengths} lengths the likeliest"
+    return f"Finished, {pace(desk, rate)}"
 
 
 def told(error: UserError) -> str:

@@ -28,7 +28,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-ROUTES = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/typeface.otf"}
+ROUTES = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/typeface.otf", "/alive"}
 FOLDERS_OF_ROUTES = (
     "/film/", "/assets/", "/static/", "/svelte/", "/gradio_api/queue/", "/gradio_api/run/", "/gradio_api/heartbeat/",
     "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/app_id",
@@ -45,10 +45,14 @@ HEADERS = {
 LEAVING_S = 2
 
 
-def application(shelf: Shelf, limits: Limits) -> App:
-    """All of it, as an ASGI application."""
-    desks, filming = Desks(limits.sessions), threading.Lock()
+def application(shelf: Shelf, limits: Limits, root_path: str = "") -> App:
+    """All of it, as an ASGI application. root_path: what a proxy that hands requests on puts in front of every path."""
+    desks, filming, process = Desks(limits.sessions), threading.Lock(), secrets.token_urlsafe(8)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/alive")
+    async def alive() -> Response:
+        return Response(process, media_type="text/plain", headers={"Cache-Control": "no-store"})
 
     @app.get("/typeface.otf")
     def typeface() -> FileResponse:
@@ -67,6 +71,7 @@ def application(shelf: Shelf, limits: Limits) -> App:
     gr.mount_gradio_app(
         app, blocks, "/", theme=theme(), css=style(), head=script(), footer_links=[], run_history=False,
         enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, show_error=False, max_file_size=1,
+        root_path=root_path,
     )  # fmt: skip
     return Gate(app)
 

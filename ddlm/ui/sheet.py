@@ -15,6 +15,7 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 WORD = re.compile(r"\S+")
 PILL = "pill"
 """The look of a mask whose word nobody knows yet."""
+LEGEND = '<span class="legend" title="How sure the model was of a new word">unsure<i></i>sure</span>'
 EMPTY = "The text appears here. It begins with blanks, and the words come a few at a step."
 TOOLS = (
     '<span class="tools"><button type="button" class="copy">Copy</button>'
@@ -47,14 +48,14 @@ def _sheet(sheet: Sheet, number: int | None) -> str:
     last = len(history) - 1
     at = last if number is None else min(max(number, 0), last)
     share = history.share(at)
-    steps = history.last.step if history.is_finished else history.num_sampling_steps
-    counts = f"step {history.moments[at].step} of {steps} · {int(100 * share)} % unmasked"
+    of_all = f" of {history.steps}" if history.steps else ""
+    counts = f"step {history.moments[at].step}{of_all} · {int(100 * share)} % unmasked"
     title = f"<h3>{html.escape(sheet.title)}</h3>" if sheet.title else ""
     tools = TOOLS.format(film=html.escape(sheet.film)) if sheet.has_film else ""
     return (
         f'<article class="sheet">{title}<div class="story">{story_html(history, at)}</div>'
         f'<div class="rule"><b style="width:{100 * share:.1f}%"></b></div>'
-        f'<footer><span class="counts">{counts}</span>{tools}</footer></article>'
+        f'<footer><span class="counts">{counts}</span>{LEGEND}{tools}</footer></article>'
     )
 
 

@@ -1,11 +1,14 @@
 """The page as a process of its own, as people start it; and what it says to whom."""
 
+import http.client
+import http.server
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LEAVING_S = 30
@@ -33,6 +36,7 @@ class Server:
         (folder / "sitecustomize.py").write_text(EARS.format(path=str(self.heard)))
         environment = {
             **os.environ, "DDLM_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder),
+            "GRADIO_SERVER_PORT": "x", "GRADIO_NUM_PORTS": "y", "GRADIO_ALLOWED_PATHS": "/",
         }  # fmt: skip
         environment.pop("DO_NOT_TRACK", None)
         command = [sys.executable, "-m", "ddlm", "ui", "owl", "--precision", "float32", *options]
@@ -51,12 +55,52 @@ class Server:
         """Hosts other than this one that it asked for."""
         return set(self.heard.read_text().split()) - HERE
 
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
     def end(self, number: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(number)
         code = self.process.wait(LEAVING_S)
         assert self.process.stdout
         self.process.stdout.close()
         return code
+
+
+@contextmanager
+def proxied(port: int, prefix: str) -> Iterator[str]:
+    """A proxy that shows what is behind a port below a path. Gives its address; every other path is not found."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def hand_on(self) -> None:
+            if not self.path.startswith(f"{prefix}/"):
+                self.send_error(404)
+                return
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            behind = http.client.HTTPConnection("127.0.0.1", port)
+            behind.request(self.command, self.path.removeprefix(prefix), body, dict(self.headers))
+            answer = behind.getresponse()
+            self.send_response_only(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.end_headers()
+            with suppress(http.client.HTTPException, OSError):  # one of the two has gone, as at a test's end
+                while part := answer.read1():
+                    self.wfile.write(part)
+
+        do_GET = do_POST = hand_on  # the library's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}{prefix}/"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @contextmanager

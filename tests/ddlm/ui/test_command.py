@@ -1,6 +1,7 @@
 """`ddlm ui` with what can't be: one line, exit code 2, before anything slow."""
 
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import closing
 import pytest
 
 from ddlm.cli import main
+from ddlm.cli.page import SWITCHES, settle_environment
 from ddlm.config import installing
 from ddlm.ui.port import address, bind
 
@@ -50,6 +52,7 @@ def test_a_busy_port(ddlm, taken):
         (("--port", "0", "--server-name", "192.0.2.1"), "port 0 at 192.0.2.1: Cannot assign requested address"),
         (("--port", "0", "--server-name", "no such host"), "port 0 at no such host: "),
         (("--port", "0", "--precision", "half"), "--precision: got 'half'"),
+        (("--port", "0", "--root-path", "ddlm"), "--root-path 'ddlm': wanted a path such as /ddlm"),
         (("--port", "0"), "model owl: no such folder or experiment"),
     ],
 )
@@ -58,6 +61,18 @@ def test_what_cannot_be_is_one_line(ddlm, options, said):
     assert code == 2
     assert err.startswith(f"ddlm: {said}")
     assert err.count("\n") == 1
+
+
+def test_what_gradio_reads_of_the_environment_is_the_options_or_nothing(ddlm, monkeypatch):
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "x")
+    code, err = ddlm("ui", "owl")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "GRADIO_SERVER_PORT" in err or "--port" in err
+    assert ddlm("ui", "owl", "--port", "0")[1].startswith("ddlm: model owl: no such folder")
+    monkeypatch.setenv("GRADIO_NUM_PORTS", "many")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/tmp/kept")
+    settle_environment()
+    assert {name for name in os.environ if name.startswith("GRADIO_")} == {*SWITCHES, "GRADIO_TEMP_DIR"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddlm.diffusion import SamplingConfig
 from tests.chromium import needs_chromium
-from tests.ddlm.ui.serving import serving
+from tests.ddlm.ui.serving import proxied, serving
 
 pytestmark = [pytest.mark.services, needs_chromium]
 WAIT_MS = 60_000
@@ -184,7 +184,7 @@ def test_only_what_suits_the_order_is_shown(visit):
     assert page.locator("#control-threshold").count() == 0 or not page.locator("#control-threshold").is_visible()
     choose(page, "Order", "threshold · experimental")
     page.locator("#control-threshold").wait_for()
-    assert "Every place at once" in page.locator("#control-unmasking").inner_text()
+    page.locator("#control-unmasking").get_by_text("Every place at once").wait_for()
     page.locator("#control-threshold input, #control-threshold textarea").fill("1.5")
     begin(page, "One day")
     ready(page)
@@ -206,7 +206,7 @@ def test_the_history_is_gone_through_with_a_slider(visit):
     assert page.locator(".story .hidden").count() == 0
 
 
-def test_a_text_is_copied_without_what_is_still_hidden(visit):
+def test_a_text_is_copied_and_what_is_still_hidden_is_a_gap(visit):
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     whole = write(page, "One day")
     page.get_by_role("button", name="Copy").click()
@@ -216,7 +216,7 @@ def test_a_text_is_copied_without_what_is_still_hidden(visit):
     page.get_by_text("step 0 of 8").wait_for()
     page.get_by_role("button", name="Copy", exact=True).click()
     page.get_by_role("button", name="Copied").wait_for()
-    assert page.evaluate("navigator.clipboard.readText()").strip() == "One day"
+    assert page.evaluate("navigator.clipboard.readText()") == "One day ___"
 
 
 def test_the_film_is_downloaded(visit):
@@ -303,6 +303,42 @@ def test_the_server_is_killed_and_comes_back(visit, home_of_two, tmp_path):
         page.locator("#facts p").wait_for()
         page.wait_for_function("document.querySelector('#text textarea').value == 'One day'")
         assert write(page, "Two days").startswith("Two days")
+
+
+def test_a_server_that_dies_while_the_page_is_idle_is_said_and_nothing_is_lost(visit, home_of_two, tmp_path):
+    with serving(home_of_two, tmp_path, "--port", "0") as server:
+        page = visit(server.address)
+        page.locator("#text textarea").fill("One day")
+        page.get_by_label("number input for Steps").fill("7")
+        page.locator("#length input").fill("40")
+        choose(page, "Model", "fox")
+        choose(page, "Order", "threshold · experimental")
+        page.locator("#control-threshold").wait_for()
+        server.end(signal.SIGKILL)
+    page.get_by_text("The server does not answer").wait_for()
+    with serving(home_of_two, tmp_path, "--port", str(server.port)):
+        page.locator("#away").wait_for(state="detached")
+        page.locator("#control-threshold").wait_for()
+        assert page.locator("#text textarea").input_value() == "One day"
+        assert page.get_by_label("number input for Steps").input_value() == "7"
+        assert page.locator("#length input").input_value() == "40"
+        page.wait_for_function("document.querySelector('#model input').value == 'fox'")
+        assert not page.get_by_label("A new seed for each text").is_checked()
+
+
+def test_it_works_below_a_path_of_a_proxy(visit, home_of_two, tmp_path, loaded):
+    below = ("--port", "0", "--root-path", "/some/ddlm/")
+    with serving(home_of_two, tmp_path, *below) as server, proxied(server.port, "/some/ddlm") as address:
+        page = visit(address)
+        assert write(page, "One day") == made(loaded, "One day")
+        with page.expect_download():
+            page.get_by_role("link", name="GIF").click()
+
+
+def test_of_gaps_whose_lengths_are_tried_no_speed_is_said(visit):
+    page = visit()
+    write(page, "The dog ___ to the park.")
+    assert re.fullmatch(r"Finished: of \d+ lengths the likeliest", status(page))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
