@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddlm import draws
-from ddlm.diffusion import tokens
+from ddlm.diffusion import SamplingConfig, tokens
 from ddlm.diffusion.tokens import Draw
 from ddlm.diffusion.unmasking import POLICIES, REWRITING, masked_share
 from ddlm.diffusion.view import Denoiser, Move, Sight, View
@@ -84,6 +84,27 @@ def denoise(
                 yield canvas.advance(network, list(range(len(ids))) if denoiser_of else rows)
 
 
+def most_steps(is_free: Bool[Tensor, "b l"], config: SamplingConfig) -> int:
+    """How many steps a canvas takes at most whose free positions are these."""
+    total = is_free.sum(1).tolist()
+    each = [steps_of(is_free[:, block].sum(1).tolist(), total, config) for block in blocks(is_free.shape[1], config)]
+    return sum(max(steps) for steps in each)
+
+
+def blocks(length: int, config: SamplingConfig) -> list[slice]:
+    """The stretches of a canvas that are written one after the other."""
+    size = config.block_size or length
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def steps_of(masks: Sequence[int], total: Sequence[int], config: SamplingConfig) -> list[int]:
+    """How many steps each row takes at most to write so many of all its positions."""
+    if config.unmasking == "first_hitting":
+        return list(masks)
+    shares = [-(-config.num_sampling_steps * count // max(whole, 1)) for count, whole in zip(masks, total, strict=True)]
+    return shares if config.unmasking in REWRITING else [min(pair) for pair in zip(shares, masks, strict=True)]
+
+
 class Canvas:
     """The state of the loop: the ids, and the host's account of how far each row is.
 
@@ -113,13 +134,10 @@ class Canvas:
         self.remaining = list(self.total)
         self.own_steps = [0] * len(ids)
         self.step = self.calls = 0
-        each = [self._steps(self.is_free[:, window].sum(1).tolist()) for window in self.windows()]
-        self.num_sampling_steps = sum(max(steps) for steps in each)
+        self.num_sampling_steps = most_steps(self.is_free, draw.config)
 
     def windows(self) -> list[slice]:
-        length = self.ids.shape[1]
-        size = self.draw.config.block_size or length
-        return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+        return blocks(self.ids.shape[1], self.draw.config)
 
     def start(self) -> Step:
         return self._snapshot(torch.zeros_like(self.is_free), lambda: torch.zeros(self.is_free.shape))
@@ -129,17 +147,9 @@ class Canvas:
         self.inside = torch.zeros_like(self.is_free)
         self.inside[:, window] = self.is_free[:, window]
         self.left: list[int] = self.inside.sum(1).tolist()
-        self.steps, self.taken = self._steps(self.left), 0
+        self.steps, self.taken = steps_of(self.left, self.total, self.draw.config), 0
         self.may_end = self.draw.config.ends == "drawn" and self.draw.end_id not in self.draw.forbidden
         return any(self.left)
-
-    def _steps(self, masks: Sequence[int]) -> list[int]:
-        """How many steps each row takes at most to write so many of its positions."""
-        if self.draw.config.unmasking == "first_hitting":
-            return list(masks)
-        budget = self.draw.config.num_sampling_steps
-        shares = [-(-budget * count // max(total, 1)) for count, total in zip(masks, self.total, strict=True)]
-        return shares if self.rewrites else [min(pair) for pair in zip(shares, masks, strict=True)]
 
     def unfinished(self) -> list[int]:
         if self.rewrites:

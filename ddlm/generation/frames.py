@@ -31,7 +31,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Frame:
-    """The text after a step; step 0 is before the first. num_sampling_steps: how many there are at most.
+    """The text after a step; step 0 is before the first. num_sampling_steps: how many the
+    whole text takes at most.
 
     tiles: its tokens one by one, where whoever made the frame knows them.
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ddlm.diffusion import SamplingConfig
-from ddlm.diffusion.sampler import BlockDenoiser, Step, denoise
+from ddlm.diffusion.sampler import BlockDenoiser, Step, denoise, most_steps
 from ddlm.diffusion.tokens import Draw
 from ddlm.diffusion.view import Denoiser
 from ddlm.generation.drafts import Draft
@@ -56,12 +56,14 @@ class Writing:
 
     def _batch(self, numbers: Sequence[int]) -> Iterator["Snapshot"]:
         left = {number: self.drafts[number].to_write for number in numbers}
-        steps_before = 0
-        while left:
-            windows = {number: self._window(number, count) for number, count in left.items()}
+        rounds = self._most_steps(numbers)
+        steps_before, steps_after = 0, sum(rounds)
+        for most in rounds:
+            steps_after -= most
+            windows = {number: self._window(number, self.texts[number], count) for number, count in left.items()}
             snapshot = None
             for step in self._denoise(windows):
-                snapshot = Snapshot(self, list(windows), list(windows.values()), step, steps_before)
+                snapshot = Snapshot(self, list(windows), list(windows.values()), step, steps_before, steps_after)
                 yield snapshot
             assert snapshot
             steps_before += snapshot.step.step
@@ -69,16 +71,26 @@ class Writing:
             for row, (number, window) in enumerate(windows.items()):
                 written = [*window.before, *snapshot.step.ids[row].tolist()]
                 self.texts[number] = self._finished(written, number, left[number], window)
-            left = {
-                number: count - windows[number].to_write
-                for number, count in left.items()
-                if count is not None and count > windows[number].to_write
-            }
+            left = left_after(left, windows)
         self.steps = max(self.steps, steps_before)
 
-    def _window(self, number: int, count: int | None) -> Window:
+    def _most_steps(self, numbers: Sequence[int]) -> list[int]:
+        """Of each round of windows, whose masks the lengths alone decide."""
+        tokenizer, seq_len = self.engine.tokenizer, self.engine.seq_len
+        left = {number: self.drafts[number].to_write for number in numbers}
+        texts, rounds = {number: self.texts[number] for number in numbers}, []
+        while left:
+            windows = {number: self._window(number, texts[number], count) for number, count in left.items()}
+            canvases = torch.tensor([window.canvas for window in windows.values()])
+            rounds.append(most_steps(canvases == tokenizer.mask_id, self.sampling))
+            for number, window in windows.items():  # any token will do, and a canvas sees no more than its length
+                texts[number] = [*texts[number], *[tokenizer.end_id] * window.to_write][-seq_len:]
+            left = left_after(left, windows)
+        return rounds
+
+    def _window(self, number: int, text: list[int], count: int | None) -> Window:
         """The canvas of a text: all of it where it fits, else what fits behind half a canvas of what stands."""
-        text, seq_len = self.texts[number], self.engine.seq_len
+        seq_len = self.engine.seq_len
         mask_id, end_id = self.engine.tokenizer.mask_id, self.engine.tokenizer.end_id
         if count is None:
             filler = end_id if self.drafts[number].is_closed else mask_id
@@ -125,13 +137,15 @@ class Writing:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A batch after a step. steps_before: those of windows that are finished."""
+    """A batch after a step. steps_before: those of windows that are finished. steps_after: those of the windows to
+    come, at most."""
 
     writing: Writing
     numbers: list[int]
     windows: list[Window]
     step: Step
     steps_before: int
+    steps_after: int
 
     def frame(self, row: int = 0) -> Frame:
         """One text of the batch as people see it; hidden tokens are left out."""
@@ -146,7 +160,7 @@ class Snapshot:
             for place, token in enumerate(shown)
             if place >= draft.hidden
         ]
-        at_most = self.steps_before + self.step.num_sampling_steps
+        at_most = self.steps_before + self.step.num_sampling_steps + self.steps_after
         return frame_of(tiles, tokenizer, self.steps_before + self.step.step, at_most)
 
     def _state(self, draft: Draft, place: int, token: int, opened: set[int]) -> str:
@@ -158,6 +172,15 @@ class Snapshot:
         if place < len(draft.tokens) and draft.tokens[place] != mask_id:
             return "prompt"
         return "new" if place in opened else "shown"
+
+
+def left_after(left: dict[int, int | None], windows: dict[int, Window]) -> dict[int, int | None]:
+    """What the texts that aren't finished after these windows still have to write."""
+    return {
+        number: count - windows[number].to_write
+        for number, count in left.items()
+        if count is not None and count > windows[number].to_write
+    }
 
 
 def until_stop(ids: list[int], start: int, stop_ids: Sequence[int], mask_id: int | None = None) -> list[int]:

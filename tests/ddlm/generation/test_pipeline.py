@@ -3,12 +3,13 @@
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ddlm.config import Unreachable, UserError
 from ddlm.diffusion import SamplingConfig
-from ddlm.generation import DiffusionPipeline, find_folder
+from ddlm.generation import DiffusionPipeline, Frame, find_folder
 from ddlm.model import device
 
 SHORT = SamplingConfig(num_sampling_steps=8)
@@ -85,6 +86,31 @@ def test_frames_go_from_masks_to_the_finished_text(pipeline: DiffusionPipeline) 
     assert all(value is not None and 0 < value <= 1 for value in sure)
     shown = "".join(span.text for span in frames[-1].spans)
     assert shown.replace("�", "") == finished.text.replace("�", "")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"unmasking": "random"},
+        {"unmasking": "first_hitting"},
+        {"unmasking": "remdm_cap"},
+        {"unmasking": "confidence", "block_size": 24},
+        {"unmasking": "threshold", "threshold": 0.05, "most_per_step": 16},
+    ],
+)
+def test_the_steps_of_a_text_longer_than_the_canvas_are_counted_as_one_whole(
+    pipeline: DiffusionPipeline, settings: dict[str, Any], rows: int
+) -> None:
+    seen: list[Frame] = []
+    prompts, sampling = ["Once", "A dog sat down. " * 9, ""][:rows], SamplingConfig(num_sampling_steps=8, **settings)
+    made = pipeline.generate_batch(prompts, sampling=sampling, length=150, observer=seen.append)
+    assert all(frame.step <= frame.num_sampling_steps for frame in seen)
+    assert all(one.step <= other.step for one, other in pairwise(seen))
+    assert all(one.num_sampling_steps >= other.num_sampling_steps for one, other in pairwise(seen))
+    assert seen[-1].step == made.num_sampling_steps
+    if settings["unmasking"] != "threshold":  # which may need fewer than it is allowed
+        assert {frame.num_sampling_steps for frame in seen} == {made.num_sampling_steps}
 
 
 def test_a_saved_pipeline_writes_the_same(pipeline: DiffusionPipeline, tmp_path: Path) -> None:
