@@ -137,14 +137,15 @@ def chat(
     pipeline = load(model, precision)
     pipeline.tokenizer.encode_chat([])  # refused before anyone has typed a word
     from ddlm.cli.watch import observing
+    from ddlm.generation import with_ellipsis
 
     turns = [("system", system)] if system else []
     while message := read_message():
         turns.append(("user", message))
         with observing(sys.stdout.isatty()) as observer:
-            reply = pipeline.reply(turns, sampling=sampling, seed=seed, observer=observer).samples[0].text
-        turns.append(("assistant", reply))
-        typer.echo(reply)
+            reply = pipeline.reply(turns, sampling=sampling, seed=seed, observer=observer).samples[0]
+        turns.append(("assistant", reply.text))
+        typer.echo(with_ellipsis(reply.text, ended=reply.ended))
 
 
 def read_message() -> str:
@@ -207,10 +208,12 @@ def require_sense(watch: bool, json_: bool) -> None:
 def write(make: "Callable[[Observer | None], Generation]", watch: bool, as_json: bool) -> None:
     """Make texts, watched or behind a bar, and put them on stdout."""
     from ddlm.cli.watch import observing
+    from ddlm.generation import with_ellipsis
 
     with observing(watch) as observer:
         made = make(observer)
-    typer.echo(json.dumps(asdict(made)) if as_json else told_apart([sample.text for sample in made.samples]))
+    shown = [with_ellipsis(sample.text, ended=sample.ended) for sample in made.samples]
+    typer.echo(json.dumps(asdict(made)) if as_json else told_apart(shown))
 
 
 def told_apart(texts: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddlm.evaluation.measures import LIKELIHOOD, TEXT, Measure, chosen, measured_on, rows
 from ddlm.evaluation.verdict import verdict
-from ddlm.generation import Frame
+from ddlm.generation import Frame, with_ellipsis
 
 LABELS = {"model": "The model", "story": "A real story"}
 SHOWN = 5
@@ -163,7 +163,8 @@ def _table(scores: Mapping[str, Any], measures: tuple[Measure, ...]) -> str:
 
 def _beside(samples: Sequence[Mapping[str, Any]], stories: Sequence[str]) -> Iterable[str]:
     for number, sample in enumerate(samples):
-        pair = {"model": sample["text"]} | ({"story": stories[number]} if number < len(stories) else {})
+        written = with_ellipsis(sample["text"], ended=sample["ended"])
+        pair = {"model": written} | ({"story": stories[number]} if number < len(stories) else {})
         yield _lines('<div class="pair">', *(_labelled(kind, text) for kind, text in pair.items()), "</div>")
 
 

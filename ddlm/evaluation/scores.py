@@ -175,7 +175,7 @@ def _lengths(samples: Sequence[Sample], stories: Sequence[str], tokenizer: Token
 def _samples(free: Sequence[Written], training_stories: Sequence[str] | None) -> dict[str, Any]:
     """The samples, and how much of them the training stories have; token ids stand in samples.jsonl."""
     shown: list[dict[str, Any]] = [
-        {"text": made.text, "prompt": made.prompt, "seed": made.seed, "number": made.number}
+        {"text": made.text, "prompt": made.prompt, "seed": made.seed, "number": made.number, "ended": made.ended}
         for made in (written.sample for written in free)
     ]
     if training_stories is None:

@@ -19,7 +19,7 @@ from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import EvaluationConfig, frontier, measures, plots, report
 from ddlm.evaluation.scores import Evaluation, evaluate
 from ddlm.evaluation.written import Written
-from ddlm.generation import DiffusionPipeline
+from ddlm.generation import DiffusionPipeline, with_ellipsis
 from ddlm.model.source import WEIGHTS
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,14 @@ def write(
     }
     pq.write_table(pa.table(columns), folder / "row_nats.parquet")
     images = _draw(result, folder, stories, curve)
-    pairs = [(written.sample.prompt, written.continuation, written.reference or "") for written in result.continued]
+    pairs = [
+        (
+            written.sample.prompt,
+            with_ellipsis(written.continuation, ended=written.sample.ended),
+            written.reference or "",
+        )
+        for written in result.continued
+    ]
     page = report.page(result.scores, pairs, result.real, images, result.frames)
     (folder / "report.html").write_text(page, encoding="utf-8")
 

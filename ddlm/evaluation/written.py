@@ -7,10 +7,8 @@ from itertools import islice
 from ddlm.diffusion import SamplingConfig
 from ddlm.evaluation import EvaluationConfig
 from ddlm.evaluation.text import split_at_word
-from ddlm.generation import DiffusionPipeline, Sample
-
-CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-"""A row may end between the bytes of one."""
+from ddlm.generation import DiffusionPipeline, Sample, with_ellipsis
+from ddlm.generation.results import CUT_CHARACTER
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def continue_stories(
 def shown_in_rows(pipeline: DiffusionPipeline, stories: Sequence[str]) -> list[str]:
     """For people: an ellipsis says that the story goes on."""
     cut = zip(in_rows(pipeline, stories), stories, strict=True)
-    return [text if len(text) >= len(story) else f"{text.rstrip(CUT_CHARACTER)} …" for text, story in cut]
+    return [with_ellipsis(text, ended=len(text) >= len(story)) for text, story in cut]
 
 
 def in_rows(pipeline: DiffusionPipeline, stories: Sequence[str]) -> list[str]:

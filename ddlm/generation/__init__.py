@@ -17,7 +17,7 @@ from ddlm.diffusion.bound import any_order_nats, guess
 from ddlm.generation import drafts
 from ddlm.generation.drafts import Draft
 from ddlm.generation.frames import MASK_SIGN, Frame, Span, Tile, with_number_of_steps
-from ddlm.generation.results import Generation, Sample, Score
+from ddlm.generation.results import Generation, Sample, Score, with_ellipsis
 from ddlm.generation.runner import Compile, Runner
 from ddlm.generation.writing import Engine, Writing
 from ddlm.model.device import pick_inference_device, pick_precision
@@ -27,7 +27,18 @@ from ddlm.model.source import find_folder
 from ddlm.model.transformer import Denoiser
 from ddlm.tokenizer import Tokenizer
 
-__all__ = ["MASK_SIGN", "DiffusionPipeline", "Frame", "Generation", "Sample", "Score", "Span", "Tile", "find_folder"]
+__all__ = [
+    "MASK_SIGN",
+    "DiffusionPipeline",
+    "Frame",
+    "Generation",
+    "Sample",
+    "Score",
+    "Span",
+    "Tile",
+    "find_folder",
+    "with_ellipsis",
+]
 
 ROWS_AT_ONCE = 32
 """Texts that are written side by side, unless asked otherwise: at length 256 and a vocabulary of 8192 their logits take
@@ -291,7 +302,8 @@ class DiffusionPipeline:
         shown = tuple(tokens[draft.hidden : len(tokens) - draft.hidden_behind])
         text = self.tokenizer.decode(shown)
         is_turn = self.tokenizer.chat and not draft.is_closed  # the line break before a turn's end is no part of it
-        return Sample(text.removesuffix("\n") if is_turn else text, shown, draft.prompt, seed, draft.number)
+        ended = draft.is_closed or draft.to_write is not None or len(tokens) < self.seq_len
+        return Sample(text.removesuffix("\n") if is_turn else text, shown, draft.prompt, seed, draft.number, ended)
 
     def _gap_nats(self, draft: Draft, sample: Sample) -> float:
         """The bound on a filling's nats a token."""

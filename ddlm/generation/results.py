@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass
 
+CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+"""A text may be cut off between the bytes of one."""
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One text, prompt included, up to its end. `tokens` are its ids; `number` and `seed` fix it."""
+    """One text, prompt included, up to its end. `tokens` are its ids; `number` and `seed` fix it.
+
+    ended: whether the model ended it, or its length was given; if not, the canvas cut it off.
+    """
 
     text: str
     tokens: tuple[int, ...]
     prompt: str
     seed: int
     number: int
+    ended: bool
 
 
 @dataclass(frozen=True)
@@ -43,3 +50,8 @@ class Score:
     bits_per_byte: float
     tokens: int
     bound: str = "upper"
+
+
+def with_ellipsis(text: str, *, ended: bool) -> str:
+    """For people: an ellipsis says that a text goes on behind what stands here."""
+    return text if ended else f"{text.rstrip(CUT_CHARACTER).rstrip()} …"

@@ -150,4 +150,5 @@ def least_surprising(bundle: Bundle, fillings: list[Written]) -> Written:
 def described(bundle: Bundle, made: Written, number: int, seed: int) -> dict[str, Any]:
     draft = made.draft
     text, tokens = draft.text(bundle, made.ids), draft.shown(made.ids)
-    return {"text": text, "tokens": tokens, "prompt": draft.prompt, "seed": seed, "number": number}
+    ended = draft.is_closed or draft.to_write is not None or len(made.ids) < bundle.seq_len
+    return {"text": text, "tokens": tokens, "prompt": draft.prompt, "seed": seed, "number": number, "ended": ended}

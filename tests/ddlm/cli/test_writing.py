@@ -66,6 +66,17 @@ def test_stdout_holds_the_text_alone_and_a_seed_fixes_it(ddlm: Ddlm, tiny_model:
     assert ddlm("generate", str(tiny_model), "Once", *FAST, "--seed", "8")[1] != text
 
 
+def test_an_ellipsis_says_that_the_canvas_cut_a_text_off(ddlm: Ddlm, tiny_model: Path) -> None:
+    full = ("generate", str(tiny_model), "Once", *FAST, "--set", "sampling.ends=last")
+    (cut,) = json.loads(ddlm(*full, "--json")[1])["samples"]
+    assert not cut["ended"]
+    assert not cut["text"].endswith("…")
+    assert ddlm(*full)[1] == f"{cut['text'].rstrip('�').rstrip()} …\n"
+    (exact,) = json.loads(ddlm(*full, "--length", "9", "--json")[1])["samples"]
+    assert exact["ended"]
+    assert ddlm(*full, "--length", "9")[1] == f"{exact['text']}\n"
+
+
 def test_several_texts_are_told_apart(ddlm: Ddlm, tiny_model: Path) -> None:
     _, one, _ = ddlm("generate", str(tiny_model), "Once", *FAST)
     _, several, _ = ddlm("generate", str(tiny_model), "Once", *FAST, "--samples", "3")
@@ -94,7 +105,7 @@ def test_what_should_work_does(ddlm: Ddlm, tiny_model: Path, arguments: list[str
     wanted = {"samples", "num_sampling_steps", "calls", "seconds", "tokens_per_s", "unmasking", "precision"}
     assert wanted == set(made)
     for number, sample in enumerate(made["samples"]):
-        assert {"text", "tokens", "prompt", "seed", "number"} == set(sample)
+        assert {"text", "tokens", "prompt", "seed", "number", "ended"} == set(sample)
         assert sample["number"] == number
         assert sample["text"].startswith(arguments[0])
     assert len(made["samples"]) == (70 if "--samples" in arguments else 1)

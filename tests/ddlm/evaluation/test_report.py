@@ -20,8 +20,8 @@ SCORES = {
     "self_bleu": 12.5,
     "lengths": {"samples": {"words": 80.0, "tokens": 120.0}, "data": {"words": 160.0, "tokens": 250.0}},
     "samples": [
-        {"text": "A <b>fox</b> & a hen.", "longest_overlap_words": 7},
-        {"text": "", "longest_overlap_words": 0},
+        {"text": "A <b>fox</b> & a hen.", "ended": True, "longest_overlap_words": 7},
+        {"text": "", "ended": True, "longest_overlap_words": 0},
     ],
     "copied": {
         "longest_overlap_words": 7,
@@ -95,6 +95,14 @@ def test_text_is_escaped_wherever_it_comes_from(images):
     assert "A &lt;b&gt;fox&lt;/b&gt; &amp; a hen." in html
     for raw in ("<b>fox", "<i>", "<p1>", "<c1>", "<r1>", "quick <1>", "<real>", "<frame>", "<middle>", "<kind>"):
         assert raw not in html
+
+
+def test_an_ellipsis_stands_behind_a_sample_that_the_canvas_cut_off(images):
+    samples = [{**SCORES["samples"][0], "text": text, "ended": text == "It ran."} for text in ("It ran.", "It ate a")]
+    html = report.page(SCORES | {"samples": samples}, [], [], images)
+    assert "It ate a …" in html
+    assert "It ran." in html
+    assert "It ran. …" not in html
 
 
 def test_scores_stand_beside_what_they_are_and_unmeasured_ones_get_no_row(images):

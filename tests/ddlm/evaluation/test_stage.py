@@ -121,7 +121,7 @@ def test_scores_have_the_keys_that_others_rely_on(scores):
     for name in ("masked_accuracy", "word_validity", "distinct_1", "distinct_2"):
         assert 0 <= scores[name] <= 1
     for sample in scores["samples"]:
-        assert set(sample) == {"text", "prompt", "seed", "number", "word_validity", "longest_overlap_words"}
+        assert set(sample) == {"text", "prompt", "seed", "number", "ended", "word_validity", "longest_overlap_words"}
     assert scores["model"].startswith("sha256:")
     assert set(scores["chain_rule"]) == {"left_to_right", "confidence", "margin", "any_order"}
     assert scores["chain_rule"]["any_order"]["bound"] == "upper"

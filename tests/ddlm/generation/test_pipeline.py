@@ -113,6 +113,18 @@ def test_the_steps_of_a_text_longer_than_the_canvas_are_counted_as_one_whole(
         assert {frame.num_sampling_steps for frame in seen} == {made.num_sampling_steps}
 
 
+def test_a_text_is_ended_by_the_model_by_its_length_or_by_what_stands_behind_its_gaps(
+    pipeline: DiffusionPipeline,
+) -> None:
+    wild = SamplingConfig(num_sampling_steps=8, temperature=2.0, top_p=1.0, ends="free")
+    made = pipeline.generate("A dog", num_samples=30, sampling=wild).samples
+    assert [sample.ended for sample in made] == [len(sample.tokens) < pipeline.seq_len for sample in made]
+    assert {sample.ended for sample in made} == {True, False}
+    room = pipeline.seq_len - len(pipeline.tokenizer.encode("A dog"))
+    assert pipeline.generate("A dog", sampling=SHORT, length=room).samples[0].ended
+    assert pipeline.infill("A dog ___[3]", sampling=SHORT).samples[0].ended
+
+
 def test_a_saved_pipeline_writes_the_same(pipeline: DiffusionPipeline, tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path / "copy")
     again = DiffusionPipeline.from_pretrained(tmp_path / "copy", precision="float32")
