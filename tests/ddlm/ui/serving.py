@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 LEAVING_S = 30
@@ -77,16 +77,18 @@ def proxied(port: int, prefix: str) -> Iterator[str]:
                 self.send_error(404)
                 return
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            behind = http.client.HTTPConnection("127.0.0.1", port)
-            behind.request(self.command, self.path.removeprefix(prefix), body, dict(self.headers))
-            answer = behind.getresponse()
-            self.send_response_only(answer.status)
-            for name, value in answer.getheaders():
+            with closing(http.client.HTTPConnection("127.0.0.1", port)) as behind:
+                behind.request(self.command, self.path.removeprefix(prefix), body, dict(self.headers))
+                self.answer(behind.getresponse())
+
+        def answer(self, found: http.client.HTTPResponse) -> None:
+            self.send_response_only(found.status)
+            for name, value in found.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection"):
                     self.send_header(name, value)
             self.end_headers()
             with suppress(http.client.HTTPException, OSError):  # one of the two has gone, as at a test's end
-                while part := answer.read1():
+                while part := found.read1():
                     self.wfile.write(part)
 
         do_GET = do_POST = hand_on  # the library's names
