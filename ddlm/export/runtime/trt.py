@@ -28,6 +28,7 @@ else:
     from tokens import Array  # type: ignore[import-not-found,no-redef]
 
 BUILDER = "build_engine.sh"
+PROGRESS = (f"{BUILDER}: building ", f"{BUILDER}: built ")
 IDS = "ids"
 
 
@@ -164,10 +165,20 @@ def engine_of(graph: Path) -> Path:
     Raises: InputError with the last line that the builder says when it fails.
     """
     builder = graph.with_name(BUILDER)
+    why = f"{BUILDER} failed without a word"
+    command = ["sh", str(builder), str(graph)]
     try:
-        done = subprocess.run(["sh", str(builder), str(graph)], stdout=subprocess.PIPE, text=True, check=False)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            assert running.stdout
+            assert running.stderr
+            for line in running.stderr:
+                if line.startswith(PROGRESS):
+                    print(line, end="", file=sys.stderr, flush=True)
+                else:
+                    why = line.strip() or why
+            engine = running.stdout.read().strip()
     except OSError as error:
         raise InputError(f"--backend trt: {builder} can't be run ({error.strerror})") from None
-    if done.returncode:
-        raise InputError(f"--backend trt: {builder.name} failed with code {done.returncode}; its lines above say why")
-    return Path(done.stdout.strip())
+    if running.returncode:
+        raise InputError(f"--backend trt: {why}")
+    return Path(engine)
