@@ -57,7 +57,9 @@ def chosen(context: Context, role: str) -> list[Connection]:
     if isinstance(context, Connection) and not role:
         return [context]
     if isinstance(context, Connection) or not role:
-        raise Exit("which boxes? give -H user@host, or --role NAME from infra/hosts.toml, and one of the two", 2)
+        raise Exit(
+            "which boxes? give -H user@host, or --role NAME of infra/hosts.toml after the task, and one of the two", 2
+        )
     return [Connection(host, config=context.config) for host in hosts_of(role)]
 
 

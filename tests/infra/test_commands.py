@@ -122,7 +122,7 @@ def test_a_role_stands_for_its_boxes(hosts):
         ("gpu = 1", "gpu", "no boxes"),
         ("[gpu", "gpu", "not valid TOML"),
         (None, "gpu", r"copy infra/hosts\.example\.toml"),
-        ("[gpu]\nhosts = ['a']", "", "give -H user@host, or --role NAME"),
+        ("[gpu]\nhosts = ['a']", "", "give -H user@host, or --role NAME of infra/hosts.toml after the task"),
     ],
 )
 def test_a_role_that_is_not_there_gets_one_line(hosts, text, role, said):
