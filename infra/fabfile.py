@@ -77,7 +77,7 @@ def run(
 
 @on_boxes(help={"path": "a file or folder below ~/ddlm, such as outputs/quick"})
 def fetch(box: Connection, path: str) -> None:
-    """Bring a file or folder of the box into outputs/HOST/TIME/."""
+    """Bring a file or folder of the box into outputs/fetched/HOST/TIME/."""
     tree.fetch(box, path, OUTPUTS)
 
 
@@ -179,5 +179,5 @@ def jetson_doctor(box: Connection) -> None:
     help={"option": "one for bench.sh, such as --option=--backend=trt", "experiment": "of MLflow"},
 )
 def jetson_bench(box: Connection, option: list[str] | None = None, experiment: str = "jetson") -> None:
-    """Measure the bundle that is on a Jetson; the record comes to outputs/HOST and its figures into MLflow."""
+    """Measure the bundle that is on a Jetson; the record comes to outputs/fetched/HOST and its figures into MLflow."""
     jetson.bench(box, list(option or ()), experiment)

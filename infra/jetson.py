@@ -118,7 +118,7 @@ def complaints(facts: Mapping[str, str]) -> Iterator[str]:
 def bench(box: Connection, words: list[str], experiment: str) -> None:
     """Measure there, keep the record here, and put its figures into MLflow."""
     made = json.loads(do(box, BENCH, *words))
-    file = home() / box.original_host / f"bench-{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
+    file = home() / "fetched" / box.original_host / f"bench-{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     remember(made, file, experiment)

@@ -1,5 +1,6 @@
 """A commit of this repository on a box, what it needs to run, and what it leaves behind."""
 
+import shutil
 import subprocess
 import tempfile
 import time
@@ -49,10 +50,13 @@ def install(box: Connection, python: str) -> None:
 
 
 def fetch(box: Connection, path: str, outputs: Path) -> None:
-    """Bring a file or folder below ~/ddlm into `outputs`/HOST/TIME/."""
-    target = outputs / box.original_host / time.strftime("%Y-%m-%d_%H-%M-%S")
+    """Bring a file or folder below ~/ddlm into `outputs`/fetched/HOST/TIME/: a host may be called as an experiment."""
+    target = outputs / "fetched" / box.original_host / time.strftime("%Y-%m-%d_%H-%M-%S")
     partial = target.with_name(f".{target.name}")
     partial.mkdir(parents=True)
-    unpack(box, partial, PACK, path.rstrip("/"))
-    partial.rename(target)
+    try:
+        unpack(box, partial, PACK, path.rstrip("/"))
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # what a failure left; nothing after the rename
     print(f"{name(box)}: {path} is in {target}")

@@ -82,8 +82,17 @@ def test_a_path_with_spaces_and_a_dollar_is_fetched(box):
     path.parent.mkdir(parents=True)
     path.write_text("there")
     box.ok("fetch", "outputs/it's $(x) a/f")
-    assert [found.read_text() for found in (box.folder / "here").rglob("f")] == ["there"]
+    results = box.folder / "here" / "fetched" / "127.0.0.1"
+    assert [found.read_text() for found in results.glob("*/f")] == ["there"]
+    assert [each.name for each in (box.folder / "here").iterdir()] == ["fetched"]
+
+
+def test_a_fetch_that_fails_leaves_no_folder_behind(box):
+    box.ok("push")
+    results = box.folder / "here" / "fetched" / "127.0.0.1"
+    before = set(results.glob("*"))
     assert "no such file in ~/ddlm" in box.refused("fetch", "outputs/nothing")
+    assert set(results.glob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["../outside", "link"])

@@ -137,7 +137,7 @@ def test_a_measurement_comes_back_and_into_mlflow(new_box, bundle, python):
     assert "no bundle; deploy-bundle --bundle FOLDER first" in box.refused("jetson-bench")
     box.ok("deploy-bundle", "--bundle", str(bundle), "--python", python)
     said = box.ok("jetson-bench", "--option=--samples=2", "--option=--steps=3", "--option=--length=5")
-    (record,) = (box.folder / "here" / "127.0.0.1").glob("bench-*.json")
+    (record,) = (box.folder / "here" / "fetched" / "127.0.0.1").glob("bench-*.json")
     assert str(record) in said
     made = json.loads(record.read_text())
     assert (made["texts"], made["calls"]) == (2, 6)

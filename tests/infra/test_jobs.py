@@ -120,7 +120,7 @@ def test_an_override_arrives_unharmed_and_results_come_back(first):
         "--set", "name=a-run", "--set", "tracking.backend=none", "--set", "evaluation.num_samples=2",
     )  # fmt: skip
     assert "outputs/a-run is in" in said
-    (model,) = (first.folder / "here" / "127.0.0.1").glob("*/a-run/model")
+    (model,) = (first.folder / "here" / "fetched" / "127.0.0.1").glob("*/a-run/model")
     assert json.dumps(NASTY) in (model / "experiment.toml").read_text()
     assert (model / "model.safetensors").is_file()
     assert not [*first.home.rglob("hacked"), *first.folder.glob("hacked"), *ROOT.glob("hacked")]
