@@ -22,10 +22,13 @@ free_kib=$(df -Pk "$HOME" | awk 'NR == 2 { print $4 }')
 
 if [ -e "$folder/.env" ]; then
     [ "$(stat -c %a "$folder/.env")" = 600 ] || wrong ".env: others may read it; chmod 600 ~/ddlm/.env, or sync-env"
+    sh -n "$folder/.env" 2>/dev/null || wrong ".env: sh can't read it; mend it, or sync-env"
     grep -Eqs '^(export )?PREFECT_API_URL=.' "$folder/.env" || wrong ".env: sets no PREFECT_API_URL, so no worker"
 else
     wrong ".env: missing, so no worker; sync-env FILE"
 fi
-if [ ! -e "$folder/worker.lock" ] || flock -n "$folder/worker.lock" true; then wrong "worker: not running; worker-start"; fi
+if [ "$(find "$folder/worker.crashes" -mmin -2 2>/dev/null)" ]; then
+    wrong "worker: has crashed $(wc -l <"$folder/worker.crashes") times and is started again; worker-logs says why"
+elif [ ! -e "$folder/worker.lock" ] || flock -n "$folder/worker.lock" true; then wrong "worker: not running; worker-start"; fi
 nvidia-smi >/dev/null 2>&1 || wrong "cuda: nvidia-smi finds no GPU; CPU only"
 exit $found

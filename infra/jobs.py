@@ -15,7 +15,7 @@ QUEUES = ("training", "scheduled")
 
 SAVE = 'mkdir -p "$(dirname "$HOME/$1")" && cat >"$HOME/$1.new" && mv -f "$HOME/$1.new" "$HOME/$1"'
 IS_FREE = 'mkdir -p "$HOME/ddlm" && cd "$HOME/ddlm" && flock -n "$1.lock" true'
-START = """cd "$HOME/ddlm" && rm -f "$1.pid" || exit
+START = """cd "$HOME/ddlm" && rm -f "$1.pid" "$1.crashes" || exit
 [ "$2" = again ] || rm -f "$1.log"
 exec setsid -f sh job.sh "$@" </dev/null >/dev/null 2>&1"""
 AWAIT = """cd "$HOME/ddlm" || exit
@@ -25,6 +25,15 @@ STATUS = """cd "$HOME/ddlm" && pid=$(cat "$1.pid") || exit
 commit=$(basename "$(readlink "/proc/$pid/cwd")" | cut -c1-12)
 echo "$1 is running: process $pid since $(date -r "$1.pid" '+%F %T'), commit $commit"
 """
+SETTLE = """cd "$HOME/ddlm" && before=$(wc -l <worker.log) || exit
+for _ in $(seq 40); do
+    [ ! -s worker.crashes ] || exit 0
+    ! tail -n "+$((before + 1))" worker.log | grep -q 'Worker .* started' || exit 0
+    sleep 0.5
+done"""
+CRASHES = """cd "$HOME/ddlm" && [ "$(find "$1.crashes" -mmin -2 2>/dev/null)" ] || exit
+echo "$(wc -l <"$1.crashes") times, the last with exit code $(tail -n 1 "$1.crashes")\""""
+ENV_IS_WHOLE = '[ ! -e "$HOME/ddlm/.env" ] || sh -n "$HOME/ddlm/.env"'
 FOLLOW = 'cd "$HOME/ddlm" && exec tail -n +1 -f --pid="$(cat "$1.pid")" "$1.log"'
 STARTED = '[ -s "$HOME/ddlm/$1.pid" ]'
 ENDED = 'cat "$HOME/ddlm/$1.rc"'
@@ -45,7 +54,7 @@ for _ in $(seq 60); do kill -0 "-$pid" 2>/dev/null || break; sleep 1; done
 kill -KILL "-$pid" $(left "$1-$pid") 2>/dev/null
 true"""
 SYSTEMD = "systemctl --user show-environment"
-ENABLE = """rm -f "$HOME/ddlm/worker.pid" && systemctl --user daemon-reload &&
+ENABLE = """rm -f "$HOME/ddlm/worker.pid" "$HOME/ddlm/worker.crashes" && systemctl --user daemon-reload &&
 systemctl --user enable --now "$1" && loginctl enable-linger"""
 DISABLE = 'systemctl --user disable --now "$1"'
 KILLED = 137
@@ -56,6 +65,7 @@ HAS_SERVER = "grep -Eqs '^(export )?PREFECT_API_URL=.' \"$HOME/ddlm/.env\""
 def start_worker(box: Connection, pool: str, queues: tuple[str, ...]) -> None:
     """Under systemd where the box's user has one, else in a session of its own that starts it again when it ends."""
     words = worker_command(pool, queues)
+    require_env(box)
     if ask(box, HAS_SERVER) is None:
         raise Exit(f"{name(box)}: ~/ddlm/.env sets no PREFECT_API_URL, the server to ask for work; sync-env FILE", 2)
     if ask(box, SYSTEMD) is None:
@@ -66,6 +76,7 @@ def start_worker(box: Connection, pool: str, queues: tuple[str, ...]) -> None:
         save(box, f".config/systemd/user/{UNIT}", unit(words))
         do(box, ENABLE, UNIT)
         do(box, AWAIT, "worker")
+    do(box, SETTLE)
     print(f"{name(box)}: {status(box, 'worker')}")
 
 
@@ -92,6 +103,7 @@ def stop_worker(box: Connection) -> None:
 
 def start(box: Connection, job: str, mode: str, *words: str) -> None:
     """Start a job without systemd. mode: `again` when it ends badly, or `once`."""
+    require_env(box)
     require_free(box, job)
     send_job(box)
     do(box, START, job, mode, *words)
@@ -101,6 +113,11 @@ def start(box: Connection, job: str, mode: str, *words: str) -> None:
 def require_free(box: Connection, job: str) -> None:
     if ask(box, IS_FREE, job) is None:
         raise Exit(f"{name(box)}: a {job} is going on there; attach --job {job}", 1)
+
+
+def require_env(box: Connection) -> None:
+    if ask(box, ENV_IS_WHOLE) is None:
+        raise Exit(f"{name(box)}: sh can't read ~/ddlm/.env; mend it there, or put another one with sync-env FILE", 2)
 
 
 def require_job(box: Connection, job: str) -> None:
@@ -119,7 +136,11 @@ def save(box: Connection, path: str, text: str) -> None:
 
 
 def status(box: Connection, job: str) -> str:
-    """Raises: Exit when the job does not run."""
+    """Raises: Exit when the job does not run, or crashes whenever it is started again."""
+    require_env(box)
+    crashes = ask(box, CRASHES, job)
+    if crashes:
+        raise Exit(f"{name(box)}: the {job} has crashed {crashes}, and is started again; see {job}-logs", 1)
     require_job(box, job)
     return do(box, STATUS, job)
 

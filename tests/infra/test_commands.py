@@ -186,6 +186,8 @@ def test_a_job_runs_in_its_tree_with_the_env_file_and_says_how_it_ended(job, tmp
     assert found["PWD"] == found["PYTHONPATH"] == str(folder / "trees" / "abc")
     assert found["DDLM_HOME"] == str(folder / "outputs")
     assert found["TOKEN"] == "a b"
+    assert found["TMPDIR"] == str(folder / "tmp")
+    assert stat.S_IMODE((folder / "tmp").stat().st_mode) == 0o700
     assert found["DO_NOT_TRACK"] == "true"
     assert (folder / "run.rc").read_text() == "3\n"
     assert stat.S_IMODE((folder / "run.log").stat().st_mode) == 0o600
@@ -199,5 +201,6 @@ def test_a_job_that_is_killed_is_started_again_until_it_is_stopped(job, tmp_path
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert job("worker", "again", "true").wait() == 75
+    assert (tmp_path / "ddlm" / "worker.crashes").read_text() == "137\n"
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(5) == 137

@@ -149,6 +149,29 @@ def test_a_missing_env_is_one_line_here_and_there(new_box):
     assert "no run was ever started" in other.refused("attach")
 
 
+def test_an_env_that_sh_can_not_read_is_named(new_box):
+    other = new_box()
+    (other.home / "ddlm").mkdir()
+    (other.home / "ddlm" / ".env").write_text("PREFECT_API_URL='http://127.0.0.1:1/api\n")
+    assert "sh can't read ~/ddlm/.env" in other.refused("worker-start")
+    assert "sh can't read ~/ddlm/.env" in other.refused("worker-status")
+    assert ".env: sh can't read it" in other.fab("doctor").stdout
+
+
+def test_a_worker_that_crashes_over_and_over_is_not_called_running(new_box):
+    other = new_box()
+    other.ok("push")
+    (other.home / "ddlm" / ".env").write_text("PREFECT_API_URL=http://127.0.0.1:1/api\n")
+    python = other.home / "ddlm" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    assert "has crashed 1 times, the last with exit code 3" in other.refused("worker-start")
+    assert "has crashed" in other.refused("worker-status")
+    assert "worker: has crashed" in other.fab("doctor").stdout
+    other.ok("worker-stop")
+
+
 def test_the_doctor_names_what_is_missing(new_box, ready):
     other = new_box()
     done = other.fab("doctor")
