@@ -24,15 +24,20 @@ Observer = Callable[[Frame], None]
 def observing(watch: bool) -> Iterator[Observer | None]:
     """On stderr, so that stdout holds the text alone: the text in the making, a bar, or, where nobody looks, nothing.
 
-    Watched where stderr is no terminal, every step is a plain line.
+    Watched where stderr is no terminal, every step is a plain line. Ctrl-C leaves the text that was watched.
     """
     screen = console()
     if watch and not (screen.is_terminal and sys.stdout.isatty()):
         yield say
     elif watch:
-        with Live(console=screen, transient=True, auto_refresh=False) as live:
-            view = View(screen)
-            yield lambda frame: live.update(view.of(frame), refresh=True)
+        view = View(screen)
+        try:
+            with Live(console=screen, transient=True, auto_refresh=False) as live:
+                yield lambda frame: live.update(view.of(frame), refresh=True)
+        except KeyboardInterrupt:
+            if view.text:
+                screen.print(view.text)
+            raise
     elif screen.is_terminal:
         with bars(screen, transient=True) as progress:
             yield lambda frame: advance(progress, frame)
@@ -54,14 +59,18 @@ def advance(progress: Progress, frame: Frame) -> None:
 
 
 class View:
-    """A bar, and below it the text in the making; of one that is taller than the terminal its last lines."""
+    """A bar, and below it the text in the making; of one that is taller than the terminal its last lines.
+
+    text: the one that was shown last, whole.
+    """
 
     def __init__(self, screen: Console) -> None:
-        self.screen, self.progress = screen, bars(screen)
+        self.screen, self.progress, self.text = screen, bars(screen), Text()
 
     def of(self, frame: Frame) -> Group:
         advance(self.progress, frame)
-        lines = styled(frame).wrap(self.screen, self.screen.width)
+        self.text = styled(frame)
+        lines = self.text.wrap(self.screen, self.screen.width)
         room = self.screen.height - HEAD - 1  # scrolled away, lines could not be drawn over
         return Group(self.progress.get_renderable(), "", Text("\n").join(lines[-room:]))
 

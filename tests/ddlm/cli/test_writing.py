@@ -155,10 +155,11 @@ def test_watched_where_nobody_looks_every_step_is_a_line(ddlm: Ddlm, tiny_model:
     assert "█" not in lines[-1]
 
 
-def test_watched_in_a_terminal_the_text_is_edited_into_existence(tiny_model: Path) -> None:
+def in_a_terminal(*arguments: str, stop_at: bytes | None = None) -> tuple[int, str]:
+    """Runs a command, until it has shown something and Ctrl-C is pressed. Returns its exit code and what it showed."""
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "ddlm", "generate", str(tiny_model), "Once", *FAST, "--watch"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ddlm", *arguments]
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     shown = b""
@@ -167,13 +168,31 @@ def test_watched_in_a_terminal_the_text_is_edited_into_existence(tiny_model: Pat
             shown += os.read(master, 65536)
         except OSError:  # the other end is closed
             break
+        if stop_at and stop_at in shown:
+            process.send_signal(signal.SIGINT)
+            stop_at = None
     os.close(master)
-    assert process.wait(timeout=60) == 0
-    text = shown.decode(errors="replace")
+    return process.wait(timeout=60), shown.decode(errors="replace")
+
+
+def test_watched_in_a_terminal_the_text_is_edited_into_existence(tiny_model: Path) -> None:
+    code, text = in_a_terminal("generate", str(tiny_model), "Once", *FAST, "--watch")
+    assert code == 0
     assert "4/4 steps" in text
     assert " masks" in text
     assert "/s" in text
     assert text.rstrip().splitlines()[-1].strip()
+
+
+def test_ctrl_c_leaves_the_text_that_was_watched(tiny_model: Path) -> None:
+    wanted = ("generate", str(tiny_model), "Once", *FAST, "--length", "5000", "--watch")
+    code, text = in_a_terminal(*wanted, stop_at=b"9/")
+    assert code == 130
+    before, said, after = text.rpartition("ddlm: stopped")
+    left = before.rpartition("\x1b[2K")[2]  # behind the last line that was wiped
+    assert (said, after.strip()) == ("ddlm: stopped", "")
+    assert "Once" in left
+    assert "steps" not in left
 
 
 def test_ctrl_c_in_the_middle_is_one_line(tiny_model: Path) -> None:
