@@ -199,7 +199,7 @@ def test_two_tabs_at_once_do_not_mix_their_texts(context, address, library):
 
 def test_a_prompt_of_5000_characters_is_refused_in_one_line(page, tokenizer):
     text = "Once upon a time. " * 278
-    size = len(tokenizer.encode(text))
+    size = len(tokenizer.encode(text[:-1]))  # its last space belongs to the word that follows
     page.fill("#text", text)
     page.locator("#text-size.over").wait_for()
     page.click("#write")
