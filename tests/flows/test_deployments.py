@@ -39,7 +39,8 @@ def prefect(*arguments: str) -> str:
 def deploy_commands() -> list[list[str]]:
     """What `make deploy` would run, as arguments of Prefect."""
     done = subprocess.run(["make", "-n", "deploy"], cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = re.findall(r"^(?:env -u PWD )?\S*bin/prefect (.*?)(?: \|\| true)?$", done.stdout, re.MULTILINE)
+    lines = re.findall(r"^(?:env -u PWD )?\S*bin/prefect\"? (.*?)(?: \|\| true)?$", done.stdout, re.MULTILINE)
+    assert lines
     return [line.split() for line in lines]
 
 
