@@ -26,6 +26,7 @@ FLAGS = {"--watch"}
 PARAMETERS = {"-p", "--param", "--params"}
 NAME_CHARACTERS = 120
 QUEUED = ", queued"
+BRACES = str.maketrans("{}", "()")
 """How the name ends that a run has until it begins; then flows/names.py gives it its own."""
 ASKING = {"automation", "deploy", "deployment", "flow-run", "work-pool", "work-queue"}
 """Commands that mean nothing without a server."""
@@ -124,8 +125,8 @@ def deployment_at(arguments: Sequence[str]) -> int | None:
 
 
 def queued_name(deployment: str, arguments: Sequence[str]) -> str:
-    """`full-pipeline experiment=configs/small.toml, queued`."""
+    """`full-pipeline experiment=configs/small.toml, queued`. Without braces: Prefect fills them in as in a template."""
     words = list(arguments)
     given = [value for option, value in pairwise(words) if option in PARAMETERS]
     given += [word.partition("=")[2] for word in words if word.partition("=")[0] in PARAMETERS and "=" in word]
-    return " ".join([deployment, *given])[:NAME_CHARACTERS] + QUEUED
+    return " ".join([deployment, *given]).translate(BRACES)[:NAME_CHARACTERS] + QUEUED

@@ -64,23 +64,24 @@ def test_prefect_itself_takes_the_bare_name(server: str, program: list[str]) -> 
 
 def test_a_queued_run_is_named_by_what_was_asked_for() -> None:
     words = ["-p", "experiment=a.toml", "--param=until=train", "--watch", "--params", '{"verify": true}']
-    assert queued_name("sweep", words) == 'sweep experiment=a.toml {"verify": true} until=train, queued'
+    assert queued_name("sweep", words) == 'sweep experiment=a.toml ("verify": true) until=train, queued'
     assert queued_name("evaluate", []) == "evaluate, queued"
 
 
 def test_a_queued_run_has_its_name_on_the_server(server: str) -> None:
     flow_id = httpx.post(f"{server}/flows/", json={"name": "full-pipeline"}).json()["id"]
-    schema = {"type": "object", "properties": {"experiment": {"type": "string"}}}
+    schema = {"type": "object", "properties": {"experiment": {"type": "string"}, "overrides": {}}}
     body = {"name": "named", "flow_id": flow_id, "parameter_openapi_schema": schema, "enforce_parameter_schema": False}
     answer = httpx.post(f"{server}/deployments/", json=body)
     assert answer.is_success, answer.text
     for own in ([], ["--flow-run-name", "mine"]):
         subprocess.run(
-            [sys.executable, "-m", "prefect", "deployment", "run", "named", "-p", "experiment=a.toml", *own],
+            [sys.executable, "-m", "prefect", "deployment", "run", "named", "-p", "experiment=a.toml", "-p",
+             'overrides={"a.b": 1}', *own],
             cwd=ROOT, check=True, env={**os.environ, "PREFECT_API_URL": server},
         )  # fmt: skip
     found = httpx.post(f"{server}/flow_runs/filter", json={"deployments": {"name": {"any_": ["named"]}}}).json()
-    assert {run["name"] for run in found} == {"named experiment=a.toml, queued", "mine"}
+    assert {run["name"] for run in found} == {'named experiment=a.toml overrides=("a.b": 1), queued', "mine"}
 
 
 def test_every_deployment_is_found_by_its_bare_name(server: str) -> None:
