@@ -26,7 +26,8 @@ DONE = object()
 class Way:
     """The texts of an order in one way of writing. Iterating writes them.
 
-    each: of a gap of unknown length so many lengths are tried for every text, and one is kept.
+    each: of a gap of unknown length this many lengths are tried for every text, and one is kept.
+    cut_off: the texts that fill the canvas and would go on.
     """
 
     def __init__(self, pipeline: DiffusionPipeline, order: Order, sampling: SamplingConfig) -> None:
@@ -37,15 +38,17 @@ class Way:
         self.writing = pipeline.writing(tried, sampling, order.seed)
         self.histories = [History(pipeline.tokenizer, order.length) for _ in tried]
         self.kept = list(range(0, len(tried), self.each))
+        self.cut_off: frozenset[int] = frozenset()
 
     def __iter__(self) -> Iterator[None]:
         for snapshot in self.writing:
             for row, number in enumerate(snapshot.numbers):
                 self.histories[number].add(snapshot.frame(row))
             yield
+        samples = self.pipeline.samples_of(self.writing)
+        self.cut_off = frozenset(place for place, sample in enumerate(samples) if not sample.ended)
         if self.each > 1:
-            fillings = self.pipeline.samples_of(self.writing)
-            self.kept = self.pipeline.likeliest(self.writing.drafts, fillings, self.each)
+            self.kept = self.pipeline.likeliest(self.writing.drafts, samples, self.each)
 
     @property
     def unmasking(self) -> str:
@@ -165,7 +168,9 @@ def sheets_of(ways: Sequence[Way], token: str) -> list[Sheet]:
     for number, (way, place) in enumerate(shown):
         parts = [title(way.unmasking)] if len(ways) > 1 else []
         parts += [f"text {place // way.each + 1}"] if several else []
-        sheets.append(Sheet(way.histories[place], " · ".join(parts), f"film/{token}/{number}.gif"))
+        sheets.append(
+            Sheet(way.histories[place], " · ".join(parts), f"film/{token}/{number}.gif", place in way.cut_off)
+        )
     return sheets
 
 

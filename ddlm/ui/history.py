@@ -85,13 +85,11 @@ class History:
         return moment.written / max(1, self.to_write or 0, moment.masked + moment.written)
 
     @property
-    def steps(self) -> int | None:
-        """How many there are: those that were taken once the text is whole, and before at most; None when nobody knows,
-        since further windows follow."""
+    def steps(self) -> int:
+        """Those that were taken once the text is whole, and until then how many there are at most."""
         last = self.last
-        if self.is_finished and not last.masked and last.written >= (self.to_write or 0):
-            return last.step
-        return self.num_sampling_steps if last.masked + last.written >= (self.to_write or 0) else None
+        is_whole = not last.masked and last.written >= (self.to_write or 0)
+        return last.step if self.is_finished and is_whole else self.num_sampling_steps
 
     def marks(self, number: int) -> list[Mark]:
         """The tokens of a state and how old they are; of a finished text's last state all have settled."""

@@ -25,11 +25,15 @@ TOOLS = (
 
 @dataclass(frozen=True)
 class Sheet:
-    """One text, and what it is called where there are several. film: where its film is, once it is finished."""
+    """One text, and what it is called where there are several.
+
+    film: where its film is, once it is finished. goes_on: whether it fills the canvas without having come to its end.
+    """
 
     history: History
     title: str = ""
     film: str = ""
+    goes_on: bool = False
 
     @property
     def has_film(self) -> bool:
@@ -48,12 +52,12 @@ def _sheet(sheet: Sheet, number: int | None) -> str:
     last = len(history) - 1
     at = last if number is None else min(max(number, 0), last)
     share = history.share(at)
-    of_all = f" of {history.steps}" if history.steps else ""
-    counts = f"step {history.moments[at].step}{of_all} · {int(100 * share)} % unmasked"
+    counts = f"step {history.moments[at].step} of {history.steps} · {int(100 * share)} % unmasked"
     title = f"<h3>{html.escape(sheet.title)}</h3>" if sheet.title else ""
+    story = "story goes-on" if sheet.goes_on and at == last else "story"
     tools = TOOLS.format(film=html.escape(sheet.film)) if sheet.has_film else ""
     return (
-        f'<article class="sheet">{title}<div class="story">{story_html(history, at)}</div>'
+        f'<article class="sheet">{title}<div class="{story}">{story_html(history, at)}</div>'
         f'<div class="rule"><b style="width:{100 * share:.1f}%"></b></div>'
         f'<footer><span class="counts">{counts}</span>{LEGEND}{tools}</footer></article>'
     )

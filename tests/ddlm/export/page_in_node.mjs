@@ -8,10 +8,10 @@ import { gunzipSync } from "node:zlib";
 const asked = JSON.parse(readFileSync(0, "utf8"));
 const page = new URL(`${pathToFileURL(asked.page)}/`);
 const modules = {};
-for (const name of ["bound", "drafts", "draws", "sampler", "tokenizer", "unmasking", "writing"]) {
+for (const name of ["bound", "copying", "drafts", "draws", "sampler", "tokenizer", "unmasking", "writing"]) {
   modules[name] = await import(new URL(`${name}.js`, page));
 }
-const { bound, draws, sampler, tokenizer: tokenizing, unmasking, writing } = modules;
+const { bound, copying, draws, sampler, tokenizer: tokenizing, unmasking, writing } = modules;
 
 const site = asked.site && new URL(`${pathToFileURL(asked.site)}/`);
 const read = (name) => readFileSync(new URL(name, site));
@@ -49,6 +49,7 @@ const calls = {
   encode: (text) => { try { return tokenizer(settings()).encode(text); } catch (error) { return error.message; } },
   decode: (ids) => tokenizer(settings()).decode(ids),
   pieces: (ids) => tokenizer(settings()).pieces(ids),
+  copied: (text) => copying.withGaps(text.replaceAll("█", copying.BLANK)),
   masks: ([size, masks, generator]) => bound.masksOf(size, masks, generator).map((mask) => [...mask].sort((a, b) => a - b)),
 
   async denoise({ table, start, sampling, seed, sample, endId, maskId, forbidden, startsWord, wordStarts }) {

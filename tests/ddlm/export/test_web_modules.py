@@ -158,6 +158,14 @@ def test_every_state_of_the_canvas_and_every_call_is_the_bundles(policy):
     assert in_node(*asked) == wanted
 
 
+def test_blanks_that_are_copied_are_gaps_with_spaces_around_them():
+    copied = {
+        "It was█ and": "It was ___ and", "█": "___", "██ said.": "___ said.", "a █ █ █ b": "a ___ b", "no█.": "no ___.",
+        "Once█████upon": "Once ___ upon", "a\n█ b": "a\n___ b", "whole": "whole", "": "",
+    }  # fmt: skip
+    assert in_node(*[("copied", text) for text in copied]) == list(copied.values())
+
+
 def test_the_page_knows_the_policies_and_settings_of_the_bundle():
     (known,) = in_node(("policies", None))
     assert known == {"policies": list(unmasking.POLICIES), "rewriting": sorted(unmasking.REWRITING)}

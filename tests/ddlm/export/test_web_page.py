@@ -302,6 +302,10 @@ def test_every_step_can_be_looked_at_again_and_the_text_be_copied(page, context)
     page.click("#copy")
     page.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == whole
+    page.locator("#moment").fill("0")
+    page.get_by_role("button", name="Copy", exact=True).click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "One day ___"
 
 
 def test_a_new_seed_is_drawn_for_each_text_unless_it_is_kept(page):

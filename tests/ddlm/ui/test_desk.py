@@ -51,6 +51,39 @@ def test_a_text_of_given_length_slides_over_more_than_the_canvas(loaded, ask):
     assert desk.sheets[0].history.last.written == 90
 
 
+def test_the_progress_of_a_text_longer_than_the_canvas_is_that_of_the_whole(loaded, ask, monkeypatch):
+    monkeypatch.setattr("ddlm.ui.desk.FRAME_S", 0)
+    desk = Desk()
+    steps = {desk.sheets[0].history.steps for _ in desk.write(loaded, ask("One day", length=150))}
+    history = desk.sheets[0].history
+    shares = [history.share(number) for number in range(len(history))]
+    assert shares == sorted(shares)
+    assert shares[8] < 0.5  # the first window is full
+    assert steps == {history.last.step}
+
+
+def test_a_stopped_text_says_of_how_many_steps_it_took_some(loaded, ask, monkeypatch):
+    monkeypatch.setattr("ddlm.ui.desk.FRAME_S", 0)
+    desk = Desk()
+    going = desk.write(loaded, ask("One day", length=150))
+    for _ in range(12):
+        next(going)
+    desk.stop()
+    list(going)
+    history = desk.sheets[0].history
+    assert (history.last.step < history.steps, history.share(len(history) - 1) < 1) == (True, True)
+
+
+def test_a_text_that_the_canvas_cut_off_says_so_in_its_last_state(loaded, ask):
+    (sample,) = loaded.pipeline.generate("One day", sampling=ask().ways[0]).samples
+    assert not sample.ended
+    (cut,) = written(loaded, ask("One day")).sheets
+    (whole,) = written(loaded, ask("One day", length=9)).sheets
+    assert (cut.goes_on, whole.goes_on) == (True, False)
+    assert "goes-on" in sheets_html([cut])
+    assert "goes-on" not in sheets_html([cut], 0) + sheets_html([whole])
+
+
 def test_two_orders_write_side_by_side_with_one_seed(loaded, ask):
     desk = written(loaded, ask("One day", unmasking="margin", rival="random", seed=3))
     alone = [written(loaded, ask("One day", unmasking=name, seed=3)) for name in ("margin", "random")]

@@ -1,6 +1,7 @@
 // The page: what is typed and set goes to the worker, and what comes back goes on the sheet.
 
 import { Controls, made } from "./controls.js";
+import { hasGap } from "./drafts.js";
 import { RUNTIMES } from "./model.js";
 import { Sheet } from "./sheet.js";
 import { InputError } from "./tokenizer.js";
@@ -62,6 +63,7 @@ const hear = {
 
   done({ isStopped }) {
     setBusy(false);
+    if (!isStopped && isCutOff()) sheet.cutOff();
     say(isStopped ? "Stopped." : `Finished: ${sheet.text}`);
   },
 
@@ -136,7 +138,7 @@ function write() {
     state.controls.newSeed();
     const wanted = { text: $("text").value, ...state.controls.read() };
     sheet.clear();
-    state.announced = 0;
+    Object.assign(state, { wanted, announced: 0 });
     setBusy(true);
     say("Writing.");
     state.worker.postMessage({ kind: "write", ...wanted });
@@ -144,6 +146,12 @@ function write() {
     if (!(error instanceof InputError)) throw error;
     complain(error.message);
   }
+}
+
+/** Whether the model would have gone on behind the canvas. */
+function isCutOff() {
+  const { length, text } = state.wanted;
+  return length === null && !hasGap(text) && state.about.prefix.length + sheet.frames.at(-1).texts.length === state.about.seq_len;
 }
 
 function stop() {
@@ -176,7 +184,7 @@ function inMb(bytes) {
 }
 
 async function copy() {
-  await navigator.clipboard.writeText(sheet.text);
+  await navigator.clipboard.writeText(sheet.copy);
   $("copy").textContent = "Copied";
   say("Copied.");
   setTimeout(() => ($("copy").textContent = "Copy"), 1500);

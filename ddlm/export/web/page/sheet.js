@@ -1,6 +1,7 @@
 // The story on its sheet: a span for each token, the counts, and a slider over everything that was seen.
 
 import { made } from "./controls.js";
+import { BLANK, withGaps } from "./copying.js";
 
 const REPLAY_MS = 90;
 
@@ -15,6 +16,7 @@ export class Sheet {
   constructor(elements) {
     Object.assign(this, elements);
     this.frames = [];
+    this.goesOn = false;
     this.timer = null;
     this.moment.addEventListener("input", () => this.show(Number(this.moment.value)));
     this.replay.addEventListener("click", () => (this.timer ? this.rest() : this.play()));
@@ -23,6 +25,7 @@ export class Sheet {
   clear(placeholder) {
     this.rest();
     this.frames = [];
+    this.goesOn = false;
     this.spans = [];
     this.story.replaceChildren(...(placeholder ? [made("p", { className: "waiting", textContent: placeholder })] : []));
     this.history.hidden = true;
@@ -39,11 +42,18 @@ export class Sheet {
     if (follows) this.show(this.frames.length - 1);
   }
 
+  /** The text fills the canvas without having come to its end: its last state says so. */
+  cutOff() {
+    this.goesOn = true;
+    this.show(Number(this.moment.value));
+  }
+
   show(number) {
     const frame = this.frames[number];
     this.moment.value = number;
     this.moment.setAttribute("aria-valuetext", this.sentence(frame));
     this.story.classList.toggle("still", number < this.frames.length - 1 && !this.timer);
+    this.story.classList.toggle("goes-on", this.goesOn && number === this.frames.length - 1);
     this.fit(frame.texts.length);
     frame.texts.forEach((text, at) => this.put(at, text, frame.states[at]));
     this.setCounts(frame);
@@ -99,7 +109,17 @@ export class Sheet {
     this.replay.textContent = "Replay";
   }
 
+  get frame() {
+    return this.frames.at(Number(this.moment.value));
+  }
+
   get text() {
-    return this.frames.at(Number(this.moment.value))?.text ?? "";
+    return this.frame?.text ?? "";
+  }
+
+  /** The text to copy, with a gap for what is blank in it. */
+  get copy() {
+    if (!this.frame?.states.includes("masked")) return this.text;
+    return withGaps(this.frame.texts.map((text, at) => (this.frame.states[at] === "masked" ? BLANK : text)).join(""));
   }
 }
