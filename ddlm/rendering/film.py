@@ -26,9 +26,8 @@ class Film(Sequence[Image.Image]):
     """
 
     def __init__(self, frames: Sequence[Frame], rendering: RenderingConfig) -> None:
-        moments = storyboard(frames)
         self.theme = THEMES[require_theme(rendering.theme)](rendering.width, rendering.height, frames)
-        self.moments = [self.theme.script(moment) for moment in moments]
+        self.moments = storyboard(frames)
         lasting = {moment.text[: moment.lasting] for moment in self.moments}
         self.font_size = self.theme.panel.size_for(sorted(lasting), rendering.font_size)
         self.shots = list(self._shots(rendering.frame_ms, max(rendering.frame_ms, round(rendering.hold_s * 100) * 10)))

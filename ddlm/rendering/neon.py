@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from ddlm.rendering.fonts import MONO, MONO_BOLD, face
-from ddlm.rendering.storyboard import Mark, Moment
-from ddlm.rendering.theme import Box, Colour, Shot, Theme, as_dialogue, mix
+from ddlm.rendering.storyboard import Mark
+from ddlm.rendering.theme import Box, Colour, Shot, Theme, mix
 
 TOP: Colour = (12, 12, 28)
 BOTTOM: Colour = (4, 4, 12)
@@ -44,11 +44,8 @@ class Neon(Theme):
     def title_line(self) -> int:
         return self.header.top + self.px(29)
 
-    def script(self, moment: Moment) -> Moment:
-        return as_dialogue(moment, "▶ USER", "◀ ASSISTANT")
-
     def ink(self, mark: Mark) -> Colour:
-        if mark.state in ("prompt", "label"):
+        if mark.state == "prompt":
             return CYAN
         if mark.state in ("masked", "sign"):
             return mix((0, 0, 0), GREEN, 0.28 if mark.state == "masked" else 0.6)

@@ -12,7 +12,7 @@ NEVER = 1 << 30
 
 
 class Mark(NamedTuple):
-    """What a character is at a moment: prompt, shown, masked, gone (its place stays empty), label or break sign.
+    """What a character is at a moment: prompt, shown, masked, gone (its place stays empty), or break sign.
 
     age: steps since a shown character was opened. confidence: how probable it was then; 1 where nobody said.
     """

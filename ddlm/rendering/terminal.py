@@ -3,11 +3,12 @@
 from PIL import Image, ImageDraw
 
 from ddlm.rendering.fonts import MONO, face
-from ddlm.rendering.storyboard import Mark, Moment
-from ddlm.rendering.theme import Box, Colour, Shot, Theme, as_dialogue
+from ddlm.rendering.storyboard import Mark
+from ddlm.rendering.theme import Box, Colour, Shot, Theme
 
 BACKGROUND: Colour = (10, 10, 10)
 FOREGROUND: Colour = (230, 230, 230)
+PROMPT: Colour = (160, 160, 160)
 DIM: Colour = (92, 92, 92)
 
 
@@ -38,8 +39,7 @@ class Terminal(Theme):
         font, baseline = face(MONO, max(8, self.px(18))), self.px(44) + row * self.px(26)
         font.draw(ImageDraw.Draw(image), self.box.left, baseline, text, FOREGROUND)
 
-    def script(self, moment: Moment) -> Moment:
-        return as_dialogue(moment, "[You]:", "[Assistant]:")
-
     def ink(self, mark: Mark) -> Colour:
-        return DIM if mark.state in ("masked", "sign") else FOREGROUND
+        if mark.state in ("masked", "sign"):
+            return DIM
+        return PROMPT if mark.state == "prompt" else FOREGROUND

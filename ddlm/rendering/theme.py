@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import ClassVar, NamedTuple
@@ -82,10 +82,6 @@ class Theme(ABC):
     def ink(self, mark: Mark) -> Colour:
         """The colour of a character, or of the block that stands for a masked one."""
 
-    def script(self, moment: Moment) -> Moment:
-        """The moment with whatever the theme writes around its text."""
-        return moment
-
     @property
     def panel(self) -> Panel:
         return Panel(*self.box.size, self.typeface, self.spacing)
@@ -95,7 +91,7 @@ class Theme(ABC):
         return self.paint_background()
 
     def paint(self, shot: Shot, size: int) -> Image.Image:
-        """The picture of a scripted moment with text of `size` pixels."""
+        """The picture of a moment with text of `size` pixels."""
         image = self.background.copy()
         self.paint_progress(image, shot)
         self.paint_text(image, shot, size)
@@ -147,22 +143,6 @@ def stretches(piece: Piece, marks: Sequence[Mark]) -> Iterator[tuple[int, int, M
     for mark, group in groupby(range(piece.start, piece.end), marks.__getitem__):
         positions = list(group)
         yield positions[0], positions[-1] + 1, mark
-
-
-def as_dialogue(moment: Moment, user: str, writer: str) -> Moment:
-    """A screen's two voices: what stands at the beginning as prompt under one label, all the rest under the other."""
-    length = next((i for i, mark in enumerate(moment.marks) if mark.state != "prompt"), len(moment.marks))
-    marks, text = moment.marks, moment.text
-    asked = [label(f"{user}\n", "label"), (text[:length], marks[:length]), label("\n\n", "label")] if length else []
-    parts = [*asked, label(f"{writer}\n", "answer"), (text[length:], marks[length:])]
-    said = "".join(part for part, _ in parts)
-    lasting = len(said) - (len(text) - moment.lasting)
-    return replace(moment, text=said, marks=tuple(mark for _, own in parts for mark in own), lasting=lasting)
-
-
-def label(text: str, state: str) -> tuple[str, tuple[Mark, ...]]:
-    """Words of the theme's own."""
-    return text, (Mark(state),) * len(text)
 
 
 def mix(start: Colour, end: Colour, share: float) -> Colour:

@@ -24,6 +24,10 @@ from ddlm.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 PAGE = Path(__file__).with_name("page")
+TYPEFACES = Path(__file__).parents[2] / "rendering" / "typefaces"
+LICENCE = "typeface-OFL.txt"
+TYPEFACE = {"typeface.otf": TYPEFACES / "SourceSerifPro-Regular.otf", LICENCE: TYPEFACES / "OFL.txt"}
+"""The films' own, and its licence, which goes where it goes."""
 SETTINGS, TOKENIZER, GRAPH = "data/settings.json", "data/tokenizer.json", "data/model.onnx.gz"
 MAX_TRANSFER_BYTES = 12_000_000
 """What a first visit is meant to fetch at most, without WebGPU."""
@@ -90,8 +94,8 @@ def _fill(
     rows: NDArray[np.int32] | None, seed: int,
 ) -> Site:  # fmt: skip
     (folder / "data").mkdir(parents=True)
-    for path in PAGE.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    for name, path in own_files().items():
+        (folder / name).write_bytes(path.read_bytes())
     unpacked = {f"vendor/{name}": size for name, size in vendor.place(folder / "vendor").items()}
     pipeline.tokenizer.backend.save(str(folder / TOKENIZER), pretty=False)
     graph, parity = _graph(pipeline, export, rows, seed)
@@ -150,6 +154,11 @@ def settings_of(pipeline: DiffusionPipeline, sampling: SamplingConfig) -> dict[s
     }
 
 
+def own_files() -> dict[str, Path]:
+    """What is the same on every page, by its name there."""
+    return {path.name: path for path in PAGE.iterdir()} | TYPEFACE
+
+
 def title_of(model: str) -> str:
     """The name that people know: an experiment's, whose folder holds the model's."""
     path = Path(model).absolute()  # not resolved: a finished run's folder is a link
@@ -165,7 +174,7 @@ def measure(folder: Path, parity: Mapping[str, Any]) -> Site:
     def runtime(files: tuple[str, ...]) -> int:
         return transferred([f"vendor/{name}" if name.endswith(".mjs") else f"vendor/{name}.gz" for name in files])
 
-    own = [path.name for path in PAGE.iterdir()] + [SETTINGS, TOKENIZER]
+    own = [name for name in own_files() if name != LICENCE] + [SETTINGS, TOKENIZER]
     return Site(transferred([GRAPH]), runtime(vendor.WASM), transferred(own), runtime(vendor.WEBGPU), parity)
 
 

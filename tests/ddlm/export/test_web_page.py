@@ -380,6 +380,7 @@ def test_nothing_is_wider_than_the_window_and_ink_stands_out_from_paper(browser,
     page.click("#write")
     page.locator("#error:not(:empty)").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.fonts.check('16px \"ddlm serif\"')")
     paper, ink = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
     assert abs(lightness(paper) - lightness(ink)) > 0.6
     assert (lightness(paper) > 0.5) == (scheme == "light")

@@ -22,6 +22,7 @@ from ddlm.export.onnx import export_logits
 from ddlm.export.web import site, vendor
 from ddlm.export.web.weights import shrink
 from ddlm.generation import words
+from ddlm.rendering.fonts import FOLDERS, SERIF
 from ddlm.tokenizer import Tokenizer
 from tests.ddlm.export.page import network_of
 
@@ -98,7 +99,9 @@ def test_a_page_holds_everything_and_its_settings_say_what(package, pipeline, tm
         data = (folder / name).read_bytes()
         unpacked = gzip.decompress(data) if name.endswith(".gz") else data
         assert (len(data), len(unpacked)) == (sizes["transferred_bytes"], sizes["bytes"])
-    assert {path.name for path in site.PAGE.iterdir()} <= {path.name for path in folder.iterdir()}
+    assert set(site.own_files()) <= {path.name for path in folder.iterdir()}
+    assert (folder / "typeface.otf").read_bytes() == (FOLDERS[0] / SERIF).read_bytes()
+    assert "SIL OPEN FONT LICENSE" in (folder / site.LICENCE).read_text()
     assert made.network == (folder / site.GRAPH).stat().st_size
     assert made.transfer == made.network + made.runtime + made.page
     assert "MIT" in (folder / "vendor" / "LICENSE").read_text()

@@ -9,6 +9,7 @@ from ddlm.rendering import THEME_NAMES, RenderingConfig, heat, page
 from ddlm.rendering.film import THEMES, Film
 from ddlm.rendering.fonts import MONO, SERIF, face
 from ddlm.rendering.neon import GREEN, MAGENTA
+from ddlm.rendering.storyboard import Mark
 
 SMALL = {"width": 480, "height": 320, "font_size": 14}
 
@@ -197,12 +198,15 @@ def test_neon_has_scanlines(frames_of):
     assert (frame_line[1::2, 1:] < 0.9 * frame_line[::2, 1:]).all()
 
 
-def test_screens_show_the_prompt_and_the_answer_as_two_voices(frames_of):
-    for theme, user, writer in (("terminal", "[You]:", "[Assistant]:"), ("neon", "▶ USER", "◀ ASSISTANT")):
-        film = film_of(frames_of("A fox.", prompt="It was spring. ", ends=0), theme)
-        assert film.moments[-1].text == f"{user}\nIt was spring. \n\n{writer}\nA fox."
-        film = film_of(frames_of("A fox.", ends=0), theme)
-        assert film.moments[-1].text == f"{writer}\nA fox."
+def test_a_film_shows_the_text_and_nothing_that_nobody_wrote(theme, frames_of):
+    film = film_of(frames_of("A fox.", prompt="It was spring. ", ends=0), theme)
+    assert film.moments[-1].text == "It was spring. A fox."
+
+
+@pytest.mark.parametrize("name", THEMES)
+def test_what_was_given_has_another_colour_than_what_was_written(frames_of, name):
+    theme = film_of(frames_of(), name).theme
+    assert len({theme.ink(Mark(state, age=99)) for state in ("prompt", "shown", "masked")}) == 3
 
 
 def test_a_film_without_any_text_is_drawn(theme, frames_of):
