@@ -1,15 +1,20 @@
 """Which models there are, and those that are loaded. A visitor names one of the list: no path of theirs is opened."""
 
+import json
 import logging
 import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ddlm.artifacts import open_store
 from ddlm.config import UserError, home
+from ddlm.experiment.view import USED
 from ddlm.generation import DiffusionPipeline, find_folder
 from ddlm.model import registered
 from ddlm.model.source import find_here
@@ -24,7 +29,7 @@ LOADED = 3
 FRESH_S = 60.0
 """How long what the registry said is taken for true."""
 VERSIONS = 5
-"""Of each registered model the newest so many are listed."""
+"""Of each registered model this many are listed at most."""
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -110,9 +115,18 @@ class Shelf:
 
     def _ask(self) -> None:
         try:
-            self._registered = registered_names()
+            self._registered = self._offered(registered_versions())
         except (Unavailable, UserError) as error:
             logger.warning("no registered models on the page: %s", error)
+
+    def _offered(self, versions: Sequence[tuple[list[str], str]]) -> list[str]:
+        """A name for each model that is not on the list already: what was published is often an experiment's."""
+        known = digests_here() | {digest for names, digest in versions if self.first in names}
+        others: dict[str, str] = {}
+        for names, digest in versions:
+            if digest not in known:
+                others.setdefault(digest, names[0])
+        return list(others.values())
 
 
 def own_folder(name: str) -> Path:
@@ -125,15 +139,30 @@ def label_of(folder: Path) -> str:
     return folder.parent.name if folder.name == "model" else folder.name
 
 
-def registered_names() -> list[str]:
-    """`model@alias` and `model/number` of what was published. Raises: Unavailable; UserError for a wrong address."""
+def digests_here() -> set[str]:
+    """Of the trainings that the experiments' models come from."""
+    store, found = open_store(), set()
+    for record in home().glob(f"[!.]*/{USED}"):
+        with suppress(ValueError, KeyError, TypeError):  # who reads it to some purpose says what is wrong with it
+            stage, key = json.loads(record.read_bytes())["train"].split("/")[-2:]
+            artifact = store.find_here(stage, key)
+            found |= {artifact.digest} if artifact else set()
+    return found
+
+
+def registered_versions() -> list[tuple[list[str], str]]:
+    """Of what was published here the names, `model@alias` before `model/number`, and the training's digest; versions
+    with an alias come first, then the newest. Raises: Unavailable; UserError for a wrong address."""
     runs = MlflowRuns(None)
     runs.open()
     with runs.reaching():
-        models = [each for each in runs.client.search_registered_models() if each.name.startswith("ddlm-")]
-    names = []
+        models = [each.name for each in runs.client.search_registered_models() if each.name.startswith("ddlm-")]
+    found = []
     for model in models:
-        names += [f"{model.name}@{alias}" for alias in sorted(model.aliases)]
-        newest = Registry(runs, model.name).versions()[: -VERSIONS - 1 : -1]
-        names += [f"{model.name}/{version.number}" for version in newest]
-    return names
+        versions = sorted(
+            Registry(runs, model).versions(), key=lambda version: (not version.aliases, -int(version.number))
+        )
+        for version in [each for each in versions if "digest.train" in each.tags][:VERSIONS]:
+            names = [*(f"{model}@{alias}" for alias in sorted(version.aliases)), f"{model}/{version.number}"]
+            found.append((names, version.tags["digest.train"]))
+    return found

@@ -1,5 +1,6 @@
 """Which models the page offers, and that it opens no others."""
 
+import json
 import logging
 import shutil
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 from mlflow.models import Model
 
-from ddlm.artifacts import check
+from ddlm.artifacts import check, open_store
 from ddlm.config import UserError, home
 from ddlm.model.registered import has_registry
 from ddlm.tracking.mlflow_runs import MlflowRuns
@@ -107,15 +108,32 @@ def test_a_model_says_what_it_is(loaded):
     assert loaded.facts == f"{parameters:,} parameters · 64 tokens · cpu, float32"
 
 
-def test_registered_models_are_offered_and_open_by_version_and_alias(published):
-    assert has_registry()
-    shelf = Shelf("ddlm-hare@champion", "float32")
+def asked(shelf, wanted):
+    """The names, once the registry has answered."""
     shelf.ask_registry()
     deadline = time.monotonic() + 60
-    while len(shelf.names()) == 1 and time.monotonic() < deadline:
+    while shelf.names() != wanted and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert shelf.names() == ["ddlm-hare@champion", "ddlm-hare/2", "ddlm-hare/1"]
-    assert shelf.open("ddlm-hare@champion").pipeline.seq_len == shelf.open("ddlm-hare/1").pipeline.seq_len == 64
+    return shelf.names()
+
+
+def test_registered_models_are_offered_each_once_and_open_by_version_and_alias(published, experiments):
+    assert has_registry()
+    shelf = Shelf("owl", "float32")
+    assert asked(shelf, wanted := ["owl", "fox", "ddlm-hare@champion"]) == wanted
+    assert shelf.open("ddlm-hare@champion").pipeline.seq_len == 64
+    shelf = Shelf("ddlm-hare/1", "float32")
+    assert asked(shelf, wanted := ["ddlm-hare/1", "fox", "owl"]) == wanted
+    assert shelf.open("ddlm-hare/1").pipeline.seq_len == 64
+
+
+def test_a_published_model_that_is_an_experiments_own_is_not_offered_twice(published, experiments, tiny_model):
+    shutil.copytree(tiny_model, open_store().root / "train" / "key")
+    (home() / "owl" / "artifacts.json").write_text(json.dumps({"train": "train/key"}))
+    (home() / "fox" / "artifacts.json").write_text("[]")
+    shelf = Shelf("owl")
+    shelf._ask()
+    assert shelf.names() == ["owl", "fox"]
 
 
 def test_without_a_registry_none_is_made(experiments):
